@@ -1,0 +1,51 @@
+"""Where everything lives in etcd. One function a kind of key; nobody else spells a path.
+
+::
+
+    /contiv/k8s/<plural>/[<namespace>/]<name>     Kubernetes state, written by KSR alone
+    /contiv/ksr/leader                            the active KSR, under its lease
+    /contiv/nodes/ids/<id>                        node IDs, each claimed by its agent in a transaction
+    /contiv/nodes/status/<node>                   what an agent says of itself, under its lease
+    /contiv/vswitch/<node>/pods/<container id>    pod attachments, written by the node's agent alone
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+ROOT: Final = "/contiv/"
+K8S: Final = f"{ROOT}k8s/"
+KSR_LEADER: Final = f"{ROOT}ksr/leader"
+NODE_IDS: Final = f"{ROOT}nodes/ids/"
+NODE_STATUS: Final = f"{ROOT}nodes/status/"
+VSWITCH: Final = f"{ROOT}vswitch/"
+
+
+def k8s_kind(plural: str) -> str:
+    """Prefix of all reflected objects of one kind, by the API's plural: ``pods``, ``endpointslices``."""
+    return f"{K8S}{plural}/"
+
+
+def k8s_object(plural: str, name: str, *, namespace: str = "") -> str:
+    """Key of one reflected object; cluster-scoped kinds have no namespace."""
+    return f"{K8S}{plural}/{namespace}/{name}" if namespace else f"{K8S}{plural}/{name}"
+
+
+def node_id(number: int) -> str:
+    """Key of a node's claim on an ID. Equal width, so that etcd's order is the numbers' order."""
+    return f"{NODE_IDS}{number:05d}"
+
+
+def node_status(node: str) -> str:
+    """Key of the status that a node's agent publishes."""
+    return f"{NODE_STATUS}{node}"
+
+
+def attachments(node: str) -> str:
+    """Prefix of the pod attachments of one node."""
+    return f"{VSWITCH}{node}/pods/"
+
+
+def attachment(node: str, container_id: str) -> str:
+    """Key of one pod's attachment: one per sandbox container."""
+    return f"{attachments(node)}{container_id}"

@@ -1,0 +1,47 @@
+"""Build of the compiled kernels: every ``contiv/_fastpath/<name>.pyx`` becomes one extension module.
+
+``csrc/`` holds the C11 that does the work and knows nothing of Python; it is compiled into each extension that
+names it in ``KERNELS``. Build variants are environment variables:
+
+* ``CONTIV_SANITIZE=1``: AddressSanitizer and UndefinedBehaviorSanitizer, ``-O1 -g``.
+* ``CONTIV_WERROR=1``: warnings of our own C are errors (the lint step sets it).
+"""
+
+import os
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+# extension module -> the files of csrc/ that it is linked with
+KERNELS: dict[str, list[str]] = {
+}
+
+SANITIZE = bool(os.environ.get("CONTIV_SANITIZE"))
+CFLAGS = ["-std=c11", "-Wall", "-Wextra", "-fvisibility=hidden"]
+CFLAGS += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3"]
+LDFLAGS = ["-fsanitize=address,undefined"] if SANITIZE else []
+
+
+def extension(name: str, sources: list[str]) -> Extension:
+    """The extension ``contiv._fastpath.<name>``, with Cython's own noise silenced."""
+    return Extension(
+        f"contiv._fastpath.{name}",
+        [f"contiv/_fastpath/{name}.pyx", *(f"csrc/{source}" for source in sources)],
+        include_dirs=["csrc", numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        depends=[str(header) for header in Path("csrc").glob("*.h")],
+        extra_compile_args=[*CFLAGS, "-Wno-unused-function", "-Wno-sign-compare"],
+        extra_link_args=LDFLAGS,
+        libraries=["dl", "pthread"],
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [extension(name, sources) for name, sources in KERNELS.items()],
+        compiler_directives={"language_level": 3, "boundscheck": False, "wraparound": False},
+        build_dir="build/cython",
+    )
+)
