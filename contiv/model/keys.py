@@ -4,6 +4,7 @@
 
     /contiv/k8s/<plural>/[<namespace>/]<name>     Kubernetes state, written by KSR alone
     /contiv/ksr/leader                            the active KSR, under its lease
+    /contiv/ksr/status/<plural>                   KSR's word that a kind is completely reflected
     /contiv/nodes/ids/<id>                        node IDs, each claimed by its agent in a transaction
     /contiv/nodes/status/<node>                   what an agent says of itself, under its lease
     /contiv/vswitch/<node>/pods/<container id>    pod attachments, written by the node's agent alone
@@ -16,6 +17,7 @@ from typing import Final
 ROOT: Final = "/contiv/"
 K8S: Final = f"{ROOT}k8s/"
 KSR_LEADER: Final = f"{ROOT}ksr/leader"
+KSR_STATUS: Final = f"{ROOT}ksr/status/"
 NODE_IDS: Final = f"{ROOT}nodes/ids/"
 NODE_STATUS: Final = f"{ROOT}nodes/status/"
 VSWITCH: Final = f"{ROOT}vswitch/"
@@ -29,6 +31,11 @@ def k8s_kind(plural: str) -> str:
 def k8s_object(plural: str, name: str, *, namespace: str = "") -> str:
     """Key of one reflected object; cluster-scoped kinds have no namespace."""
     return f"{K8S}{plural}/{namespace}/{name}" if namespace else f"{K8S}{plural}/{name}"
+
+
+def ksr_status(plural: str) -> str:
+    """Key under which KSR says that a kind is completely reflected."""
+    return f"{KSR_STATUS}{plural}"
 
 
 def node_id(number: int) -> str:
