@@ -45,7 +45,7 @@ class Namespace(Model, frozen=True, kw_only=True):
 
 
 class NodeAddress(Model, frozen=True):
-    """One address that a node claims. ``type``: InternalIP, ExternalIP, Hostname, InternalDNS, ExternalDNS."""
+    """One address of a node. ``type``: InternalIP, ExternalIP, Hostname, InternalDNS, ExternalDNS."""
 
     type: str
     address: str
