@@ -1,0 +1,155 @@
+"""Carrying out operations: each starts as soon as those it waits for are over, many at once, within a bound.
+
+In come a plan's operations; out goes an ``Execution`` for each of them. A pipelining client sees independent
+operations in one go, and 100 pods do not wait for one another. Before each call the gate is checked against
+what really is: nothing is created before its dependencies, nothing deleted while something rests on it; so a
+failed operation stops exactly what needs it. Refuses to hide anything: what failed, was blocked or
+interrupted says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from msgspec import Struct
+
+from contiv.errors import SchedulerError
+from contiv.scheduler.errors import BlockedError, InterruptedOperationError, OperationError, PendingError
+from contiv.scheduler.graph import Graph
+from contiv.scheduler.metadata import Metadata
+from contiv.scheduler.operations import Operation, Verb
+from contiv.scheduler.registry import Registry
+
+
+class Result(StrEnum):
+    """What became of an operation. Skipped: its gate was closed, for instance because a dependency failed."""
+
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    INTERRUPTED = "interrupted"
+
+
+class Execution(Struct, frozen=True):
+    """One operation with its result; times in seconds of the given clock."""
+
+    operation: Operation
+    result: Result
+    error: SchedulerError | None
+    started: float
+    ended: float
+
+
+class Executor:
+    """Applies operations to the data plane and keeps the actual graph and the metadata in step with it."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        actual: Graph,
+        metadata: Metadata,
+        clock: Callable[[], float],
+        concurrency_max: int,
+        timeout_s: float,
+    ) -> None:
+        self._registry = registry
+        self._actual = actual
+        self._metadata = metadata
+        self._clock = clock
+        self._concurrency_max = concurrency_max
+        self._timeout_s = timeout_s
+
+    async def run(self, operations: Sequence[Operation], executions: dict[int, Execution]) -> None:
+        """Execute all; ``executions`` fills by position in the order of completion, also when cancelled."""
+        waiting = [len(operation.after) for operation in operations]
+        followers: list[list[int]] = [[] for _ in operations]
+        for index, operation in enumerate(operations):
+            for earlier in operation.after:
+                followers[earlier].append(index)
+        ready = deque(index for index, count in enumerate(waiting) if not count)
+        running = 0
+
+        async def work(index: int) -> None:
+            nonlocal running
+            try:
+                executions[index] = await self._execute(operations[index])
+            except asyncio.CancelledError:
+                executions[index] = self._interrupted(operations[index])
+                raise
+            running -= 1
+            for follower in followers[index]:
+                waiting[follower] -= 1
+                if not waiting[follower]:
+                    ready.append(follower)
+            start()
+
+        def start() -> None:
+            nonlocal running
+            while ready and running < self._concurrency_max:
+                running += 1
+                group.create_task(work(ready.popleft()))
+
+        async with asyncio.TaskGroup() as group:
+            start()
+
+    def _interrupted(self, operation: Operation) -> Execution:
+        error = InterruptedOperationError(operation.key, operation.verb)
+        return Execution(operation, Result.INTERRUPTED, error, self._clock(), self._clock())
+
+    async def _execute(self, operation: Operation) -> Execution:
+        """One operation from gate to result. Raises only when the transaction itself is cancelled."""
+        started = self._clock()
+        closed = self._gate(operation)
+        if closed is not None:
+            return Execution(operation, Result.SKIPPED, closed, started, started)
+        error: OperationError | None = None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._apply(operation)
+        except asyncio.CancelledError as cause:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancels us: the descriptor awaited a future that its connection gave up. That is a
+            # failure.
+            error = OperationError(
+                operation.key, operation.verb, cause, text="the data plane's client gave up"
+            )
+        except TimeoutError as cause:
+            text = str(cause) or f"no answer within {self._timeout_s:g} s"
+            error = OperationError(operation.key, operation.verb, cause, text=text)
+        except (
+            Exception
+        ) as cause:  # whatever a descriptor raises is this key's failure and is reported as such
+            error = OperationError(operation.key, operation.verb, cause)
+        return Execution(operation, Result.FAILED if error else Result.DONE, error, started, self._clock())
+
+    def _gate(self, operation: Operation) -> SchedulerError | None:
+        key = operation.key
+        if operation.verb is Verb.DELETE:
+            dependent = self._actual.resting_on(key)
+            return None if dependent is None else BlockedError(key, operation.verb, dependent)
+        if operation.verb is Verb.CREATE and key in self._actual:
+            return OperationError(key, operation.verb, None, text="its old value could not be deleted")
+        assert operation.new is not None
+        unmet = self._actual.unmet(self._registry.needs(key, operation.new))
+        return PendingError(key, [str(need) for need in unmet]) if unmet else None
+
+    async def _apply(self, operation: Operation) -> None:
+        key, old, new = operation.key, operation.old, operation.new
+        descriptor = self._registry.find(key)
+        if new is None:
+            await descriptor.delete(key, old, self._metadata.get(key))
+            self._actual.remove(key)
+            self._metadata.remove(key)
+            return
+        if old is None:
+            metadata = await descriptor.create(key, new)
+        else:
+            metadata = await descriptor.update(key, old, new, self._metadata.get(key))
+        self._actual.put(key, new, self._registry.needs(key, new))
+        self._metadata.put(key, metadata)

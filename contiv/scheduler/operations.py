@@ -1,0 +1,206 @@
+"""The edges between operations: which of them waits for which, and one deterministic order of all. Pure.
+
+In come the planner's decisions (what is removed, updated, created); out go ``Operation`` values in an order
+in which everything comes after what it waits for. ``wave`` is the length of the longest chain before an
+operation: it is for reading, execution goes by ``after`` alone. ``reverse`` turns what was executed into its
+undoing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from enum import StrEnum
+from heapq import heapify, heappop, heappush
+
+from msgspec import Struct
+
+from contiv.scheduler.descriptor import Value
+from contiv.scheduler.graph import Graph
+from contiv.scheduler.registry import Registry
+
+
+class Verb(StrEnum):
+    """What is done to one key. A recreate is a delete and a create of the same key."""
+
+    DELETE = "delete"
+    UPDATE = "update"
+    CREATE = "create"
+
+
+class Operation(Struct, frozen=True):
+    """One call of a descriptor. ``after`` are positions in the plan; ``old`` is None for create, ``new`` for
+    delete."""
+
+    key: str
+    verb: Verb
+    old: Value | None
+    new: Value | None
+    after: tuple[int, ...] = ()
+    wave: int = 0
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.key}"
+
+
+class Decisions(Struct):
+    """What the planner decided. ``rank`` holds the keys to create or update in a possible order."""
+
+    registry: Registry
+    desired: Graph
+    actual: Graph
+    removed: Mapping[str, str]
+    returning: Collection[str]
+    updates: Collection[str]
+    rank: Mapping[str, int]
+
+
+_Node = tuple[Verb, str]
+_VERBS = (Verb.DELETE, Verb.UPDATE, Verb.CREATE)
+_VERB_ORDER = {verb: position for position, verb in enumerate(_VERBS)}
+
+
+def order(decisions: Decisions) -> tuple[tuple[Operation, ...], tuple[str, ...]]:
+    """All operations in order, and the keys of those that wait for one another in a circle (left out)."""
+    nodes: list[_Node] = [(Verb.DELETE, key) for key in decisions.removed]
+    nodes += [(Verb.UPDATE if key in decisions.updates else Verb.CREATE, key) for key in decisions.rank]
+    waits: dict[_Node, set[_Node]] = {node: set() for node in nodes}
+    late = _order_removals(decisions, waits)
+    _order_arrivals(decisions, waits)
+    _order_claims(decisions, waits, late)
+    waves = _waves(waits)
+    nodes = sorted(waves, key=lambda node: (waves[node], _VERB_ORDER[node[0]], node[1]))
+    position = {node: index for index, node in enumerate(nodes)}
+    operations = tuple(
+        _operation(decisions, node, wave=waves[node], after=tuple(sorted(position[n] for n in waits[node])))
+        for node in nodes
+    )
+    return operations, tuple(sorted({key for _, key in waits.keys() - waves.keys()}))
+
+
+def _order_removals(decisions: Decisions, waits: dict[_Node, set[_Node]]) -> set[str]:
+    """Dependents first. Returns the removed keys that wait, directly or not, for an update that moves off
+    them."""
+    late: list[str] = []
+    for key in decisions.updates:
+        for target in decisions.actual.targets(key):
+            if target in decisions.removed and target not in decisions.returning:
+                waits[Verb.DELETE, target].add((Verb.UPDATE, key))
+                late.append(target)
+    delayed = set(late)
+    while late:
+        for target in decisions.actual.targets(late.pop()):
+            if target in decisions.removed and target not in delayed:
+                delayed.add(target)
+                late.append(target)
+    for key in decisions.removed:
+        for target in decisions.actual.targets(key):
+            if target in decisions.removed:
+                waits[Verb.DELETE, target].add((Verb.DELETE, key))
+            elif target in decisions.updates and key not in delayed:
+                waits[Verb.UPDATE, target].add((Verb.DELETE, key))
+    return delayed
+
+
+def _order_arrivals(decisions: Decisions, waits: dict[_Node, set[_Node]]) -> None:
+    """Dependencies first; a key that is recreated goes before it comes."""
+    for key, rank in decisions.rank.items():
+        node = (Verb.UPDATE if key in decisions.updates else Verb.CREATE, key)
+        if key in decisions.removed:
+            waits[node].add((Verb.DELETE, key))
+        for need in decisions.desired.needs(key):
+            if any(
+                k in decisions.actual and k not in decisions.removed and k not in decisions.rank
+                for k in need.keys
+            ):
+                continue  # one that stays is enough
+            for target in need.keys:
+                # Alternatives that were ranked later may themselves wait for this one.
+                if decisions.rank.get(target, rank) < rank:
+                    waits[node].add((Verb.UPDATE if target in decisions.updates else Verb.CREATE, target))
+
+
+def _order_claims(decisions: Decisions, waits: dict[_Node, set[_Node]], late: Collection[str]) -> None:
+    """Exclusive resources are freed before they are taken. Deletes that wait for updates are left out: a
+    circle."""
+    freed: dict[str, list[str]] = {}
+    for key in decisions.removed:
+        if key not in late:
+            descriptor = decisions.registry.find(key)
+            for claim in descriptor.claims(key, decisions.actual.values[key]):
+                freed.setdefault(claim, []).append(key)
+    if not freed:
+        return
+    for key in decisions.rank:
+        node = (Verb.UPDATE if key in decisions.updates else Verb.CREATE, key)
+        for claim in decisions.registry.find(key).claims(key, decisions.desired.values[key]):
+            waits[node].update((Verb.DELETE, holder) for holder in freed.get(claim, ()))
+
+
+def _waves(waits: dict[_Node, set[_Node]]) -> dict[_Node, int]:
+    """The length of the longest chain before each node; nodes in a circle are missing."""
+    followers: dict[_Node, list[_Node]] = {}
+    missing = {}
+    for node, before in waits.items():
+        missing[node] = len(before)
+        for earlier in before:
+            followers.setdefault(earlier, []).append(node)
+    ready = [(0, node) for node, count in missing.items() if not count]
+    heapify(ready)
+    waves: dict[_Node, int] = {}
+    while ready:
+        wave, node = heappop(ready)
+        waves[node] = wave
+        for follower in followers.get(node, ()):
+            missing[follower] -= 1
+            if not missing[follower]:
+                # Nodes leave the heap by wave, so the last one to be waited for has the longest chain.
+                heappush(ready, (wave + 1, follower))
+    return waves
+
+
+def _operation(decisions: Decisions, node: _Node, *, wave: int, after: tuple[int, ...]) -> Operation:
+    verb, key = node
+    old = None if verb is Verb.CREATE else decisions.actual.values[key]
+    new = None if verb is Verb.DELETE else decisions.desired.values[key]
+    reason = decisions.removed.get(key, "") if verb is Verb.DELETE or key in decisions.removed else ""
+    return Operation(key, verb, old, new, after=after, wave=wave, reason=reason)
+
+
+def reverse(operations: Sequence[Operation], executed: Collection[int]) -> tuple[Operation, ...]:
+    """The undoing of the executed positions: inverse operations in reverse order, waiting the other way
+    round.
+
+    Operations that were not executed are left out, but what they tied together stays tied.
+    """
+    behind = _closure(operations, executed)
+    chosen = sorted(executed, reverse=True)
+    position = {index: place for place, index in enumerate(chosen)}
+    followers: dict[int, list[int]] = {index: [] for index in chosen}
+    for index in chosen:
+        for earlier in behind[index]:
+            followers[earlier].append(position[index])
+    result: list[Operation] = []
+    for index in chosen:
+        done = operations[index]
+        after = tuple(sorted(followers[index]))
+        wave = 1 + max((result[place].wave for place in after), default=-1)
+        verb = {Verb.CREATE: Verb.DELETE, Verb.DELETE: Verb.CREATE, Verb.UPDATE: Verb.UPDATE}[done.verb]
+        result.append(Operation(done.key, verb, done.new, done.old, after=after, wave=wave, reason="revert"))
+    return tuple(result)
+
+
+def _closure(operations: Sequence[Operation], executed: Collection[int]) -> list[set[int]]:
+    """For each operation the executed ones just before it, looking through those that were not executed."""
+    behind: list[set[int]] = []
+    for operation in operations:
+        behind.append(set(_through(operation, behind, executed)))
+    return behind
+
+
+def _through(operation: Operation, behind: Sequence[set[int]], executed: Collection[int]) -> Iterator[int]:
+    for index in operation.after:
+        if index in executed:
+            yield index
+        else:
+            yield from behind[index]

@@ -1,0 +1,65 @@
+"""Which descriptor owns a key: the one with the longest prefix. Pure lookup, fixed at construction.
+
+Refuses prefixes that do not end in a slash, two descriptors with one prefix or name, and ``retrieve_after``
+that names nobody or runs in a circle. Next in the flow: ``diff.py`` and ``plan.py`` ask it for every key they
+touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from graphlib import CycleError as OrderCycle
+from graphlib import TopologicalSorter
+
+from contiv.errors import SchedulerError
+from contiv.scheduler.descriptor import AnyDescriptor, Dependency, Value
+from contiv.scheduler.errors import UnknownKeyError
+
+
+class Registry:
+    """Descriptors by prefix."""
+
+    def __init__(self, descriptors: Iterable[AnyDescriptor]) -> None:
+        self._by_prefix: dict[str, AnyDescriptor] = {}
+        self._by_name: dict[str, AnyDescriptor] = {}
+        for descriptor in descriptors:
+            if not descriptor.prefix.endswith("/"):
+                raise SchedulerError(f"prefix {descriptor.prefix!r} of {descriptor.name} must end in '/'")
+            if descriptor.prefix in self._by_prefix or descriptor.name in self._by_name:
+                raise SchedulerError(
+                    f"descriptor {descriptor.name} ({descriptor.prefix}) is registered twice"
+                )
+            self._by_prefix[descriptor.prefix] = descriptor
+            self._by_name[descriptor.name] = descriptor
+        self._check_retrieve_order()
+
+    def _check_retrieve_order(self) -> None:
+        for descriptor in self._by_name.values():
+            for name in descriptor.retrieve_after:
+                if name not in self._by_name:
+                    raise SchedulerError(
+                        f"{descriptor.name} retrieves after {name!r}, which is not registered"
+                    )
+        try:
+            TopologicalSorter({d.name: d.retrieve_after for d in self._by_name.values()}).prepare()
+        except OrderCycle as error:
+            raise SchedulerError(f"retrieve_after runs in a circle: {' -> '.join(error.args[1])}") from error
+
+    @property
+    def descriptors(self) -> tuple[AnyDescriptor, ...]:
+        """All descriptors in the order of registration."""
+        return tuple(self._by_name.values())
+
+    def find(self, key: str) -> AnyDescriptor:
+        """The key's descriptor; raises ``UnknownKeyError``."""
+        end = key.rfind("/")
+        while end >= 0:
+            descriptor = self._by_prefix.get(key[: end + 1])
+            if descriptor is not None:
+                return descriptor
+            end = key.rfind("/", 0, end)
+        raise UnknownKeyError(key)
+
+    def needs(self, key: str, value: Value) -> tuple[Dependency, ...]:
+        """The dependencies that the key's descriptor declares for the value."""
+        return tuple(self.find(key).dependencies(key, value))
