@@ -1,0 +1,319 @@
+"""The configuration of a node: one YAML file, checked whole before anything starts.
+
+Keys are those that users of the original Contiv/VPP know (``contiv.conf``), defaults included; what is new here says
+so. Comes in as YAML text, goes out as one frozen ``Config``. Whatever is wrong raises ``ConfigError`` with the
+dotted key, the value and what to write instead; nothing is silently ignored, an unknown key neither.
+Next in the flow: ``contiv.network.ipam`` carves the subnets, ``contiv.vpp.lifecycle`` renders VPP's startup.conf.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_type_hints
+
+import msgspec
+import yaml
+
+from contiv.errors import ConfigError
+from contiv.model.ip import BITS, Network
+
+NODE_COUNT_MIN: Final = 2
+"""Fewer node IDs than this and the prefixes cannot be meant: node 1 plus room to grow."""
+POD_ADDRESSES_RESERVED: Final = 4
+"""Of each node's pod subnet: the network's own address, the gateway, the NAT loopback and the broadcast address."""
+MTU_MIN: Final = 576
+"""Every IPv4 host accepts datagrams of this size (RFC 791 section 3.1)."""
+MTU_MAX: Final = 9216
+VXLAN_OVERHEAD: Final = 50
+"""Outer Ethernet 14, IPv4 20, UDP 8 and VXLAN 8 bytes (RFC 7348 section 5)."""
+
+Cidr = str
+
+
+class _Section(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    """Base of every section: camelCase in the file, snake_case here, unknown keys refused."""
+
+
+class IpamConfig(_Section, frozen=True, kw_only=True):
+    """Subnets. ``*_one_node_prefix_len`` is the prefix length of the share that one node gets."""
+
+    pod_subnet_cidr: Cidr = msgspec.field(default="10.1.0.0/16", name="podSubnetCIDR")
+    pod_subnet_one_node_prefix_len: int = 24
+    vpp_host_subnet_cidr: Cidr = msgspec.field(default="172.30.0.0/16", name="vppHostSubnetCIDR")
+    vpp_host_subnet_one_node_prefix_len: int = 24
+    node_interconnect_cidr: Cidr = msgspec.field(default="192.168.16.0/24", name="nodeInterconnectCIDR")
+    vxlan_cidr: Cidr = msgspec.field(default="192.168.30.0/24", name="vxlanCIDR")
+    service_cidr: Cidr = msgspec.field(default="10.96.0.0/12", name="serviceCIDR")
+
+
+class MainInterface(_Section, frozen=True, kw_only=True):
+    """The node's data plane NIC: a kernel name that VPP opens by af_packet. Without ``ip`` the node ID gives it."""
+
+    interface_name: str = ""
+    ip: str = ""
+
+
+class NodeConfig(_Section, frozen=True, kw_only=True):
+    """What one node has of its own; ``node_name`` says which."""
+
+    node_name: str
+    main_vpp_interface: MainInterface = msgspec.field(default_factory=MainInterface, name="mainVPPInterface")
+    gateway: str = ""
+
+
+class EtcdConfig(_Section, frozen=True, kw_only=True):
+    """How to reach Contiv's own etcd. ``ca_file`` turns TLS on; ``username`` turns authentication on."""
+
+    endpoints: tuple[str, ...] = ("http://127.0.0.1:32379",)
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    username: str = ""
+    password_file: str = ""
+
+
+class VppConfig(_Section, frozen=True, kw_only=True):
+    """Where VPP is and how much of the machine it takes.
+
+    ``main_heap_size`` in VPP's own notation (``512M``); ``buffers_per_numa`` packet buffers of about 2.5 kB each;
+    ``hugepages`` false makes VPP run on pages of 4 kB; ``workers`` threads beside the main one.
+    """
+
+    dataplane: Literal["auto", "vpp", "emulator"] = "auto"
+    prefix: str = ""
+    run_dir: str = "/run/vpp"
+    main_heap_size: str = "512M"
+    buffers_per_numa: int = 16384
+    hugepages: bool = False
+    workers: int = 0
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """The whole file. Absent sections and keys take the defaults that stand here."""
+
+    ipam_config: IpamConfig = msgspec.field(default_factory=IpamConfig)
+    node_config: tuple[NodeConfig, ...] = ()
+    node_to_node_transport: Literal["vxlan"] = "vxlan"
+    mtu_size: int = 1450
+    pod_interface: Literal["auto", "tap", "veth"] = "auto"
+    vxlan_vni: int = 10
+    etcd: EtcdConfig = msgspec.field(default_factory=EtcdConfig)
+    vpp: VppConfig = msgspec.field(default_factory=VppConfig)
+    run_dir: str = "/run/contiv"
+    state_dir: str = "/var/lib/contiv"
+    rest_listen: str = "127.0.0.1:9999"
+
+    def node(self, name: str) -> NodeConfig:
+        """The section of node ``name``, or the defaults where the file has none for it."""
+        for section in self.node_config:
+            if section.node_name == name:
+                return section
+        return NodeConfig(node_name=name)
+
+
+def load(path: str | None) -> Config:
+    """The checked configuration in file ``path``; the defaults when there is none to read."""
+    if path is None:
+        return parse("")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            "configuration file", path, str(error.strerror), remedy="name a readable file with --config"
+        ) from error
+    return parse(text)
+
+
+def parse(text: str) -> Config:
+    """The checked configuration that YAML ``text`` describes."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            "configuration file", "", f"not YAML: {error}", remedy="correct the syntax"
+        ) from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError("configuration file", tree, "not a mapping", remedy="write `key: value` lines")
+    _refuse_unknown_keys(tree, Config, path=())
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        problem, _, where = str(error).partition(" - at `$")
+        key = where.strip(".`") or "configuration"
+        raise ConfigError(key, _at(tree, key), problem, remedy="give a value of that type") from error
+    validate(config)
+    return config
+
+
+def _refuse_unknown_keys(tree: dict[str, Any], section: type[msgspec.Struct], path: tuple[str, ...]) -> None:
+    """Walk file and structure side by side, so that an unknown key is named with its path and its nearest kin."""
+    hints = get_type_hints(section)
+    fields = {field.encode_name: hints[field.name] for field in msgspec.structs.fields(section)}
+    for key, value in tree.items():
+        dotted = ".".join((*path, str(key)))
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            known = f"did you mean {close[0]}" if close else f"known here: {', '.join(sorted(fields))}"
+            raise ConfigError(dotted, value, "unknown key", remedy=known)
+        for child, index in _subsections(fields[key], value):
+            _refuse_unknown_keys(child[0], child[1], (*path, f"{key}{index}"))
+
+
+def _subsections(hint: Any, value: Any) -> Iterator[tuple[tuple[dict[str, Any], type[msgspec.Struct]], str]]:
+    """The mappings below ``value`` that are sections of their own, with the index to print."""
+    if isinstance(value, dict) and isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        yield (value, hint), ""
+    elif isinstance(value, list):
+        element = get_args(hint)[0] if get_args(hint) else None
+        if isinstance(element, type) and issubclass(element, msgspec.Struct):
+            for number, child in enumerate(value):
+                if isinstance(child, dict):
+                    yield (child, element), f"[{number}]"
+
+
+def _at(tree: Any, dotted: str) -> Any:
+    """The value at a path as msgspec prints it (``a.b[0].c``); None where the path leads nowhere."""
+    for part in dotted.replace("[", ".[").split("."):
+        if not part:
+            continue
+        try:
+            tree = tree[int(part[1:-1])] if part.startswith("[") else tree[part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+    return tree
+
+
+def validate(config: Config) -> None:
+    """Refuse what msgspec's types cannot: ranges, subnets that overlap, prefixes without room."""
+    _check_range("mtuSize", config.mtu_size, MTU_MIN, MTU_MAX)
+    _check_range("vxlanVni", config.vxlan_vni, 1, (1 << 24) - 1)
+    _check_range("vpp.buffersPerNuma", config.vpp.buffers_per_numa, 4096, 1 << 22)
+    _check_range("vpp.workers", config.vpp.workers, 0, 64)
+    networks = subnets(config.ipam_config)
+    _check_families(networks)
+    _check_overlaps(networks)
+    _check_capacity(config.ipam_config, networks)
+    _check_nodes(config)
+
+
+def _check_range(key: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(key, value, "out of range", remedy=f"choose a number from {low} to {high}")
+
+
+def subnets(ipam: IpamConfig) -> dict[str, Network]:
+    """The subnets of the configuration, parsed, by their dotted keys."""
+    texts = {
+        "ipamConfig.podSubnetCIDR": ipam.pod_subnet_cidr,
+        "ipamConfig.vppHostSubnetCIDR": ipam.vpp_host_subnet_cidr,
+        "ipamConfig.nodeInterconnectCIDR": ipam.node_interconnect_cidr,
+        "ipamConfig.vxlanCIDR": ipam.vxlan_cidr,
+        "ipamConfig.serviceCIDR": ipam.service_cidr,
+    }
+    return {key: _parse_network(key, text) for key, text in texts.items()}
+
+
+def _parse_network(key: str, text: str) -> Network:
+    try:
+        return Network.parse(text)
+    except ValueError as error:
+        raise ConfigError(
+            key, text, f"not a network: {error}", remedy="write it as address/length, as in 10.1.0.0/16"
+        ) from error
+
+
+def _check_families(networks: dict[str, Network]) -> None:
+    for key, network in networks.items():
+        if network.version != 4:
+            raise ConfigError(key, str(network), "not an IPv4 network", remedy="choose an IPv4 network")
+
+
+def _check_overlaps(networks: dict[str, Network]) -> None:
+    for (key, network), (other_key, other) in itertools.combinations(networks.items(), 2):
+        if network.overlaps(other):
+            raise ConfigError(
+                other_key,
+                str(other),
+                f"overlaps {key} = {network}",
+                remedy="choose networks that share no address",
+            )
+
+
+def _check_capacity(ipam: IpamConfig, networks: dict[str, Network]) -> None:
+    """Each per-node share must lie inside its network, hold what one node needs, and leave room for nodes."""
+    shares = (
+        ("ipamConfig.podSubnet", "CIDR", ipam.pod_subnet_one_node_prefix_len, POD_ADDRESSES_RESERVED + 1),
+        ("ipamConfig.vppHostSubnet", "CIDR", ipam.vpp_host_subnet_one_node_prefix_len, 4),
+    )
+    for stem, suffix, length, needed in shares:
+        key = f"{stem}OneNodePrefixLen"
+        network = networks[stem + suffix]
+        bits = BITS[network.version]
+        longest = bits - (needed - 1).bit_length()
+        shortest = network.length + 1
+        if not shortest <= length <= longest:
+            raise ConfigError(
+                key,
+                length,
+                f"cannot hold the nodes: {stem}{suffix} is {network}",
+                remedy=f"choose a length from {shortest} to {longest}",
+            )
+    for key in ("ipamConfig.nodeInterconnectCIDR", "ipamConfig.vxlanCIDR"):
+        network = networks[key]
+        if network.size - 2 < NODE_COUNT_MIN:
+            raise ConfigError(
+                key, str(network), "cannot hold the nodes", remedy="choose a network of at least 4 addresses"
+            )
+
+
+def node_capacity(config: Config) -> tuple[int, str]:
+    """The highest node ID that every subnet can serve, and the dotted key of the one that sets the limit.
+
+    ID ``2**n`` of a pool with ``n`` bits for nodes takes share 0, as in the original.
+    """
+    ipam = config.ipam_config
+    networks = subnets(ipam)
+    limits = {
+        "ipamConfig.podSubnetOneNodePrefixLen": 1
+        << (ipam.pod_subnet_one_node_prefix_len - networks["ipamConfig.podSubnetCIDR"].length),
+        "ipamConfig.vppHostSubnetOneNodePrefixLen": 1
+        << (ipam.vpp_host_subnet_one_node_prefix_len - networks["ipamConfig.vppHostSubnetCIDR"].length),
+        "ipamConfig.nodeInterconnectCIDR": networks["ipamConfig.nodeInterconnectCIDR"].size - 2,
+        "ipamConfig.vxlanCIDR": networks["ipamConfig.vxlanCIDR"].size - 2,
+    }
+    key = min(limits, key=lambda name: limits[name])
+    return limits[key], key
+
+
+def _check_nodes(config: Config) -> None:
+    seen: set[str] = set()
+    for number, node in enumerate(config.node_config):
+        path = f"nodeConfig[{number}]"
+        if not node.node_name or node.node_name in seen:
+            raise ConfigError(
+                f"{path}.nodeName", node.node_name, "empty or given twice", remedy="one section per node name"
+            )
+        seen.add(node.node_name)
+        if node.main_vpp_interface.ip:
+            _check_interface_address(f"{path}.mainVPPInterface.ip", node.main_vpp_interface.ip)
+        if node.gateway:
+            _check_address(f"{path}.gateway", node.gateway)
+
+
+def _check_interface_address(key: str, text: str) -> None:
+    try:
+        Network.parse(text, strict=False)
+    except ValueError as error:
+        raise ConfigError(key, text, str(error), remedy="write it as 192.168.16.1/24") from error
+
+
+def _check_address(key: str, text: str) -> None:
+    try:
+        _ = Network.parse(text)
+    except ValueError as error:
+        raise ConfigError(key, text, str(error), remedy="write one address, as 192.168.16.254") from error

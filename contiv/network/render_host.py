@@ -1,0 +1,142 @@
+"""The parts of a node that stand before any pod comes: pod gateway, host interconnect, uplink. Pure.
+
+The host stack reaches pods, services and other hosts through one interface, ``vpp1``, whose other end VPP holds as
+``vpp2`` (the names of the original). The uplink is the NIC that belongs to VPP. ``pod-gateway`` is the loopback that
+owns the pods' gateway address; pod interfaces borrow it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from contiv.model import linux, vpp
+from contiv.model.ip import Address, Network
+from contiv.network.ipam import ClusterSubnets, NodeAddresses
+from contiv.network.model import node_mac
+
+POD_GATEWAY: Final = "pod-gateway"
+HOST_VPP: Final = "vpp2"
+HOST_LINUX: Final = "vpp1"
+UPLINK: Final = "uplink"
+POD_GATEWAY_INSTANCE: Final = 0
+GATEWAY_MAC: Final = (0x12, 0x2A)
+HOST_VPP_MAC: Final = (0x12, 0x2C)
+HOST_LINUX_MAC: Final = (0x12, 0x2D)
+UPLINK_MTU: Final = 1500
+DEFAULT_ROUTE: Final = Network(4, 0, 0)
+
+
+class Uplink(msgspec.Struct, frozen=True, kw_only=True):
+    """The node's NIC as VPP opens it: kernel name, its MAC, the address VPP gives it, and the way out."""
+
+    host_if: str
+    mac: str
+    address: Network
+    gateway: Address | None = None
+    mtu: int = UPLINK_MTU
+
+
+Desired = dict[str, object]
+
+
+def render(
+    subnets: ClusterSubnets, node: NodeAddresses, uplink: Uplink | None, *, tap: bool, mtu: int
+) -> Desired:
+    """Everything of the node itself. ``tap`` says whether VPP makes the host's interface or a veth pair does."""
+    desired = _pod_gateway(node)
+    desired |= _host_interconnect(subnets, node, tap=tap, mtu=mtu)
+    if uplink is not None:
+        desired |= _uplink(uplink)
+    return desired
+
+
+def _pod_gateway(node: NodeAddresses) -> Desired:
+    return dict(
+        vpp.entry(value)
+        for value in (
+            vpp.Loopback(
+                name=POD_GATEWAY, instance=POD_GATEWAY_INSTANCE, mac=node_mac(GATEWAY_MAC, node.node_id)
+            ),
+            vpp.InterfaceAddress(interface=POD_GATEWAY, address=node.pod_gateway.host_network),
+            vpp.AdminUp(interface=POD_GATEWAY),
+        )
+    )
+
+
+def _host_interconnect(
+    subnets: ClusterSubnets, node: NodeAddresses, *, tap: bool, mtu: int
+) -> Desired:
+    vpp_mac = node_mac(HOST_VPP_MAC, node.node_id)
+    linux_mac = node_mac(HOST_LINUX_MAC, node.node_id)
+    values: list[vpp.Value] = [
+        vpp.InterfaceAddress(interface=HOST_VPP, address=node.host_vpp),
+        vpp.Neighbour(interface=HOST_VPP, address=node.host_linux.address, mac=linux_mac),
+        vpp.AdminUp(interface=HOST_VPP),
+    ]
+    desired: Desired = {}
+    if tap:
+        values.append(
+            vpp.Tap(name=HOST_VPP, host_if=HOST_LINUX, netns="", mac=vpp_mac, host_mac=linux_mac, mtu=mtu)
+        )
+        link_key = vpp.interface_key(HOST_VPP)
+    else:
+        link_key = linux.veth_key(HOST_VPP)
+        desired |= veth(HOST_VPP, peer=HOST_LINUX, peer_netns="", peer_mac=linux_mac, mtu=mtu)
+        values.append(
+            vpp.AfPacket(name=HOST_VPP, host_if=HOST_VPP, mac=vpp_mac, mtu=mtu, requires=(link_key,))
+        )
+    desired |= dict(vpp.entry(value) for value in values)
+    gateway = node.host_vpp.address
+    host_side = linux.Interface(
+        logical=HOST_LINUX,
+        netns="",
+        name=HOST_LINUX,
+        up=True,
+        mtu=mtu,
+        addresses=(node.host_linux,),
+        routes=tuple(
+            linux.Route(destination=network, gateway=gateway)
+            for network in (subnets.pods, subnets.hosts, subnets.services)
+        ),
+        neighbours=(linux.Neighbour(address=gateway, mac=vpp_mac),),
+        requires=(link_key,),
+    )
+    desired[linux.interface_key(HOST_LINUX)] = host_side
+    return desired
+
+
+def _uplink(uplink: Uplink) -> Desired:
+    values: list[vpp.Value] = [
+        # Without segmentation offload: VPP 26.06 mangles large segments inside VXLAN, and the ring jams.
+        vpp.AfPacket(name=UPLINK, host_if=uplink.host_if, mac=uplink.mac, mtu=uplink.mtu, gso=False),
+        vpp.InterfaceAddress(interface=UPLINK, address=uplink.address),
+        vpp.AdminUp(interface=UPLINK),
+    ]
+    if uplink.gateway is not None:
+        values.append(vpp.Route(vrf=0, destination=DEFAULT_ROUTE, gateway=uplink.gateway, interface=UPLINK))
+    desired: Desired = dict(vpp.entry(value) for value in values)
+    desired[linux.interface_key(UPLINK)] = link_up(
+        UPLINK, uplink.host_if, requires=(vpp.interface_key(UPLINK),)
+    )
+    return desired
+
+
+def veth(name: str, *, peer: str, peer_netns: str, peer_mac: str, mtu: int) -> Desired:
+    """A veth pair for VPP's af_packet: ``name`` is VPP's end, put up only once VPP holds it.
+
+    A VPP stopped answering for good when the kernel's ends of many pairs spoke while their interfaces were being
+    created, so the pair comes up last.
+    """
+    return {
+        linux.veth_key(name): linux.Veth(
+            name=name, peer=peer, peer_netns=peer_netns, peer_mac=peer_mac, mtu=mtu
+        ),
+        linux.interface_key(f"{name}-up"): link_up(f"{name}-up", name, requires=(vpp.interface_key(name),)),
+    }
+
+
+def link_up(logical: str, name: str, *, requires: tuple[str, ...]) -> linux.Interface:
+    """VPP's end of a link: up, without addresses and without IPv6 of its own."""
+    return linux.Interface(logical=logical, netns="", name=name, up=True, requires=requires)

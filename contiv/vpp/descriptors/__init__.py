@@ -1,0 +1,40 @@
+"""Desired VPP objects become binary API calls here, one descriptor a kind of object.
+
+``descriptors(api)`` gives them all, wired to one index of interfaces. Nothing here decides what should exist or when
+a call is made: that is the scheduler's. ``base`` has what they share.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contiv.scheduler.descriptor import Descriptor
+from contiv.vpp.descriptors.base import Api, Interfaces
+from contiv.vpp.descriptors.fib import FibSource, NeighbourDescriptor, RouteDescriptor, VrfDescriptor
+from contiv.vpp.descriptors.interface import InterfaceDescriptor
+from contiv.vpp.descriptors.l2 import BridgeDomainDescriptor, BridgeMemberDescriptor, L2FibDescriptor
+from contiv.vpp.descriptors.layer3 import (
+    AddressDescriptor,
+    AdminUpDescriptor,
+    InterfaceVrfDescriptor,
+    UnnumberedDescriptor,
+)
+
+__all__ = ["Api", "FibSource", "Interfaces", "descriptors"]
+
+
+def descriptors(api: Api, interfaces: Interfaces, source: FibSource) -> tuple[Descriptor[Any, Any], ...]:
+    """One of each kind, for one VPP."""
+    return (
+        InterfaceDescriptor(api, interfaces),
+        AdminUpDescriptor(api, interfaces),
+        AddressDescriptor(api, interfaces),
+        UnnumberedDescriptor(api, interfaces),
+        VrfDescriptor(api),
+        InterfaceVrfDescriptor(api, interfaces),
+        RouteDescriptor(api, interfaces, source),
+        NeighbourDescriptor(api, interfaces),
+        BridgeDomainDescriptor(api),
+        BridgeMemberDescriptor(api, interfaces),
+        L2FibDescriptor(api, interfaces),
+    )
