@@ -16,7 +16,7 @@ import msgspec
 from contiv.linux import addresses, ipv6, links, neighbours, offloads, routes
 from contiv.linux.errors import LinkMissing
 from contiv.linux.netlink import Conversation, Request
-from contiv.model.linux import Interface
+from contiv.model.linux import Interface, Route
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ def read(key: str, wanted: Interface) -> tuple[Interface, int] | None:
             mac=link.mac if wanted.mac is not None else None,
             mtu=link.mtu if wanted.mtu is not None else None,
             addresses=_as_wanted(addresses.of_link(conversation, link.index), wanted.addresses),
-            routes=_as_wanted(routes.of_link(conversation, link.index), wanted.routes),
+            routes=_routes_as_wanted(routes.of_link(conversation, link.index), wanted.routes),
             neighbours=_as_wanted(neighbours.of_link(conversation, link.index), wanted.neighbours),
             offloads=offloads.read(link.name, [name for name, _ in wanted.offloads]),
             ipv6=ipv6.enabled(link.name),
@@ -145,3 +145,8 @@ def _additions(index: int, wanted: Interface, *, had: Interface) -> Iterator[Req
 def _as_wanted(actual: list[T], wanted: tuple[T, ...]) -> tuple[T, ...]:
     """``actual`` in the order of ``wanted`` where both hold the same, else as it is."""
     return wanted if len(actual) == len(wanted) and set(actual) == set(wanted) else tuple(actual)
+
+
+def _routes_as_wanted(actual: list[Route], wanted: tuple[Route, ...]) -> tuple[Route, ...]:
+    """The same for routes, which have several spellings."""
+    return wanted if set(actual) == {routes.resolved(route) for route in wanted} else tuple(actual)

@@ -11,6 +11,7 @@ import errno
 import socket
 from typing import Any, Final, Literal
 
+import msgspec
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from contiv.linux.addresses import FAMILY
@@ -28,6 +29,18 @@ SCOPES: Final[dict[str, int]] = {"global": 0, "link": 253}
 RTNH_F_ONLINK: Final = 4
 IPV6_METRIC: Final = 1024
 """What the kernel makes of metric 0 for IPv6 (net/ipv6/route.c, IP6_RT_PRIO_USER)."""
+
+
+def resolved(route: Route) -> Route:
+    """``route`` as the kernel gives it back: the scope made explicit (IPv6 has but one), metrics of 0 and
+    1024 alike.
+    """
+    scope: Literal["global", "link"] = "global"
+    if route.destination.version == 4 and (
+        route.scope == "link" or (route.scope == "auto" and not route.gateway)
+    ):
+        scope = "link"
+    return msgspec.structs.replace(route, scope=scope, metric=_metric(route))
 
 
 def add(conversation: Conversation, index: int, routes: tuple[Route, ...], *, name: str) -> None:
@@ -96,7 +109,7 @@ def _request(
     message["dst_len"] = route.destination.length
     message["table"] = MAIN
     message["proto"] = PROTOCOL
-    message["scope"] = SCOPES[route.scope] if route.destination.version == 4 else 0
+    message["scope"] = SCOPES[resolved(route).scope]
     message["type"] = UNICAST
     message["flags"] = RTNH_F_ONLINK if route.onlink else 0
     message["attrs"] = _attributes(index, route)

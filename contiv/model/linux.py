@@ -22,14 +22,16 @@ Offloads = tuple[tuple[str, bool], ...]
 
 
 class Route(msgspec.Struct, frozen=True, order=True, gc=False):
-    """A unicast route of the main table. ``metric`` 0 is the kernel's default; ``mtu`` locks nothing, it
+    """A unicast route of the main table. ``scope`` "auto" is "link" without a gateway, else "global".
+
+    ``metric`` 0 is the kernel's default; ``mtu`` locks nothing, it
     caps.
     """
 
     destination: Network
     gateway: Address | None = None
     source: Address | None = None
-    scope: Literal["global", "link"] = "global"
+    scope: Literal["auto", "global", "link"] = "auto"
     metric: int = 0
     mtu: int | None = None
     onlink: bool = False

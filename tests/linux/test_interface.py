@@ -35,7 +35,7 @@ def pod_interface(path: str, **changes: object) -> Interface:
         netns=path,
         addresses=(Network.parse("10.1.1.7/32"),),
         routes=(
-            Route(GATEWAY.host_network, scope="link"),
+            Route(GATEWAY.host_network),
             Route(Network.parse("0.0.0.0/0"), gateway=GATEWAY, mtu=1400),
         ),
         neighbours=(Neighbour(GATEWAY, NEAR_MAC),),
