@@ -77,7 +77,7 @@ async def observe(
     limit: int = PAGE_LIMIT,
     backoff: Backoff | None = None,
 ) -> AsyncGenerator[Observation, None]:
-    """The collection at ``path`` from list to last change, for ever. ``report`` hears of survived failures."""
+    """The collection at ``path`` from list to last change, for ever. ``report`` hears of failures."""
     backoff = backoff or Backoff()
     page_limit = limit
     while True:
