@@ -1,0 +1,24 @@
+"""VPP's binary API at the speed of C: the public face of the compiled kernels.
+
+``Schema.load(source)`` reads a VPP's API definitions; ``schema.encode`` and ``schema.decode`` turn Python values into
+its bytes and back. ``contiv.vpp.connect`` is the asyncio client over it.
+Errors: ``SchemaError``, ``EncodeError``, ``DecodeError``, all ``contiv.errors.VppError``.
+"""
+
+from contiv._fastpath.codec import MACAddress, Program
+from contiv._fastpath.errors import CodecError, DecodeError, EncodeError, SchemaError
+from contiv._fastpath.schema import Field, Lack, Message, Record, Schema
+
+__all__ = [
+    "CodecError",
+    "DecodeError",
+    "EncodeError",
+    "Field",
+    "Lack",
+    "MACAddress",
+    "Message",
+    "Program",
+    "Record",
+    "Schema",
+    "SchemaError",
+]
