@@ -99,6 +99,8 @@ class Config(_Section, frozen=True, kw_only=True):
     node_to_node_transport: Literal["vxlan"] = "vxlan"
     mtu_size: int = 1450
     pod_interface: Literal["auto", "tap", "veth"] = "auto"
+    prepared_interfaces: int = 110
+    """Pod interfaces that exist ahead of need where they are veth pairs; kubelet's own default of maxPods."""
     vxlan_vni: int = 10
     etcd: EtcdConfig = msgspec.field(default_factory=EtcdConfig)
     vpp: VppConfig = msgspec.field(default_factory=VppConfig)
@@ -191,6 +193,7 @@ def _at(tree: Any, dotted: str) -> Any:
 def validate(config: Config) -> None:
     """Refuse what msgspec's types cannot: ranges, subnets that overlap, prefixes without room."""
     _check_range("mtuSize", config.mtu_size, MTU_MIN, MTU_MAX)
+    _check_range("preparedInterfaces", config.prepared_interfaces, 0, 1000)
     _check_range("vxlanVni", config.vxlan_vni, 1, (1 << 24) - 1)
     _check_range("vpp.buffersPerNuma", config.vpp.buffers_per_numa, 4096, 1 << 22)
     _check_range("vpp.workers", config.vpp.workers, 0, 64)

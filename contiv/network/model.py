@@ -27,7 +27,11 @@ class NodeClaim(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class Attachment(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """One pod's connection: what kubelet asked for and the address that it got."""
+    """One pod's connection: what kubelet asked for, the address and the interface that it got.
+
+    ``interface`` is the logical name in VPP and, for a veth pair, the Linux name of VPP's end. ``pod_mac`` and
+    ``vpp_mac`` are the addresses of the two ends.
+    """
 
     container_id: str
     if_name: str
@@ -36,11 +40,9 @@ class Attachment(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     pod_name: str
     pod_uid: str
     address: str
-
-    @property
-    def interface(self) -> str:
-        """The logical name of the pod's interface in VPP, and of the Linux link behind it."""
-        return interface_name(self.container_id, self.if_name)
+    interface: str
+    pod_mac: str
+    vpp_mac: str
 
     @property
     def ip(self) -> Address:
@@ -48,15 +50,15 @@ class Attachment(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
         return Address.parse(self.address)
 
 
-def interface_name(container_id: str, if_name: str) -> str:
-    """The interface name of a sandbox's interface: 48 bits of a hash, so that it fits IFNAMSIZ and never depends on order."""
+def tap_name(container_id: str, if_name: str) -> str:
+    """The name of a sandbox's TAP: 48 bits of a hash, so that it fits IFNAMSIZ and never depends on order."""
     digest = hashlib.sha256(f"{container_id}/{if_name}".encode()).hexdigest()
     return f"{POD_NAME_PREFIX}{digest[: NAME_MAX - len(POD_NAME_PREFIX)]}"
 
 
-def pod_macs(interface: str) -> tuple[str, str]:
-    """The MAC addresses of a pod's end and of VPP's end, both locally administered, from the interface name."""
-    octets = hashlib.sha256(interface.encode()).digest()[:4]
+def pod_macs(node_id: int, interface: str) -> tuple[str, str]:
+    """The MAC addresses of a pod's end and of VPP's end, both locally administered, from node and interface."""
+    octets = hashlib.sha256(f"{node_id}/{interface}".encode()).digest()[:4]
     tail = ":".join(f"{octet:02x}" for octet in octets)
     return f"02:fe:{tail}", f"02:ff:{tail}"
 

@@ -1,49 +1,80 @@
-"""One pod's connection, from its attachment to the objects in VPP and in the pod's namespace. Pure.
+"""Pod interfaces, from an attachment to the objects in VPP and in the pod's namespace. Pure.
 
 The pod has one /32 and a default route by the node's pod gateway; both ends know each other's MAC address, so no ARP
-is ever sent. VPP's interface borrows the gateway's address. The interface goes up last: what a pod may do must be in
-place before its first packet.
+is ever sent. VPP's interface borrows the gateway's address and goes up last: what a pod may do must be in place
+before its first packet. A slot (``slots.py``) is the same interface while no pod has it.
 """
 
 from __future__ import annotations
+
+from typing import Final
+
+import msgspec
 
 from contiv.model import linux, vpp
 from contiv.model.ip import Network
 from contiv.network.ipam import NodeAddresses
 from contiv.network.model import Attachment, pod_macs
-from contiv.network.render_host import POD_GATEWAY, Desired, veth
+from contiv.network.render_host import POD_GATEWAY, Desired, link_up
 
-DEFAULT_ROUTE = Network(4, 0, 0)
+DEFAULT_ROUTE: Final = Network(4, 0, 0)
 
 
 def render(pod: Attachment, node: NodeAddresses, *, tap: bool, mtu: int) -> Desired:
     """All keys of one pod. ``tap`` says whether VPP makes the pod's interface or a veth pair does."""
     name = pod.interface
-    pod_mac, vpp_mac = pod_macs(name)
-    desired: Desired = {}
-    link: vpp.Interface
-    if tap:
-        link_key = vpp.interface_key(name)
-        link = vpp.Tap(
-            name=name, host_if=pod.if_name, netns=pod.netns, mac=vpp_mac, host_mac=pod_mac, mtu=mtu
-        )
-    else:
-        link_key = linux.veth_key(name)
-        link = vpp.AfPacket(name=name, host_if=name, mac=vpp_mac, mtu=mtu, requires=(link_key,))
-        desired |= veth(name, peer=pod.if_name, peer_netns=pod.netns, peer_mac=pod_mac, mtu=mtu)
-    neighbour = vpp.Neighbour(interface=name, address=pod.ip, mac=pod_mac)
+    link = _tap(pod, mtu=mtu) if tap else _slot_in_pod(pod, node, mtu=mtu)
+    neighbour = vpp.Neighbour(interface=name, address=pod.ip, mac=pod.pod_mac)
     route = vpp.Route(vrf=0, destination=pod.ip.host_network, gateway=pod.ip, interface=name)
     unnumbered = vpp.Unnumbered(interface=name, lender=POD_GATEWAY)
     ready = tuple(vpp.key_of(value) for value in (unnumbered, neighbour, route))
     up = vpp.AdminUp(interface=name, requires=ready)
-    desired |= dict(vpp.entry(value) for value in (link, unnumbered, neighbour, route, up))
-    desired[linux.interface_key(name)] = _pod_side(pod, node, vpp_mac=vpp_mac, mtu=mtu, link_key=link_key)
+    desired = link | dict(vpp.entry(value) for value in (unnumbered, neighbour, route, up))
+    link_key = vpp.interface_key(name) if tap else linux.veth_key(name)
+    desired[linux.interface_key(name)] = _pod_side(pod, node, mtu=mtu, link_key=link_key)
     return desired
 
 
-def _pod_side(
-    pod: Attachment, node: NodeAddresses, *, vpp_mac: str, mtu: int, link_key: str
-) -> linux.Interface:
+def render_slot(name: str, node: NodeAddresses, *, mtu: int) -> Desired:
+    """A veth pair and VPP's hold on it, the other end at home and down."""
+    pod_mac, vpp_mac = pod_macs(node.node_id, name)
+    veth = linux.Veth(name=name, peer=f"{name}p", peer_mac=pod_mac, mtu=mtu)
+    interface = vpp.AfPacket(
+        name=name, host_if=name, mac=vpp_mac, mtu=mtu, requires=(linux.veth_key(name),)
+    )
+    return {linux.veth_key(name): veth, vpp.interface_key(name): interface}
+
+
+def _slot_in_pod(pod: Attachment, node: NodeAddresses, *, mtu: int) -> Desired:
+    """The slot with its other end in the pod, and VPP's end up once everything is ready."""
+    name = pod.interface
+    desired = render_slot(name, node, mtu=mtu)
+    veth = desired[linux.veth_key(name)]
+    assert isinstance(veth, linux.Veth)
+    desired[linux.veth_key(name)] = msgspec.structs.replace(veth, peer=pod.if_name, peer_netns=pod.netns)
+    up = f"{name}-up"
+    desired[linux.interface_key(up)] = link_up(up, name, requires=(vpp.admin_up_key(name),))
+    return desired
+
+
+def _tap(pod: Attachment, *, mtu: int) -> Desired:
+    return dict(
+        [
+            vpp.entry(
+                vpp.Tap(
+                    name=pod.interface,
+                    host_if=pod.if_name,
+                    netns=pod.netns,
+                    mac=pod.vpp_mac,
+                    host_mac=pod.pod_mac,
+                    mtu=mtu,
+                )
+            )
+        ]
+    )
+
+
+def _pod_side(pod: Attachment, node: NodeAddresses, *, mtu: int, link_key: str) -> linux.Interface:
     gateway = node.pod_gateway
     return linux.Interface(
         logical=pod.interface,
@@ -56,6 +87,6 @@ def _pod_side(
             linux.Route(destination=gateway.host_network),
             linux.Route(destination=DEFAULT_ROUTE, gateway=gateway),
         ),
-        neighbours=(linux.Neighbour(address=gateway, mac=vpp_mac),),
+        neighbours=(linux.Neighbour(address=gateway, mac=pod.vpp_mac),),
         requires=(link_key,),
     )

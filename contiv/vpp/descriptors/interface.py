@@ -135,6 +135,9 @@ def _complete(
 def _fill(actual: model.Interface, name: str, twin: model.Interface | None) -> model.Interface:
     """Add the logical name, and from the wanted value what VPP's dumps do not tell."""
     actual = msgspec.structs.replace(actual, name=name)
+    if twin is None or type(twin) is not type(actual):
+        return actual
+    actual = msgspec.structs.replace(actual, requires=twin.requires)
     if isinstance(twin, model.AfPacket) and isinstance(actual, model.AfPacket):
         return msgspec.structs.replace(actual, gso=twin.gso)
     if isinstance(twin, model.Tap) and isinstance(actual, model.Tap):

@@ -56,10 +56,10 @@ class AdminUpDescriptor(Descriptor[model.AdminUp, None]):
             "sw_interface", sw_if_index=NO_INDEX, name_filter_valid=False, name_filter=""
         )
         up = (self._interfaces.name(entry.sw_if_index) for entry in details if int(entry.flags) & ADMIN_UP_FLAG)
+        keys = {model.admin_up_key(name): name for name in up if name is not None}
         return [
-            Actual(key=model.admin_up_key(name), value=model.AdminUp(interface=name), metadata=None)
-            for name in up
-            if name is not None
+            Actual(key=key, value=wanted.get(key, model.AdminUp(interface=name)), metadata=None)
+            for key, name in keys.items()
         ]
 
 

@@ -1,0 +1,214 @@
+"""The state of a node's network, and what each change of it means for VPP and Linux. No I/O.
+
+Holds who the other nodes are, which pods are attached here, which addresses and interfaces are theirs. Every method
+that changes it returns the desired keys that change with it (None removes a key). ``handler.py`` feeds it events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from contiv.errors import CniError, NetworkError
+from contiv.model.ip import Address
+from contiv.network import render_host, render_node, render_pod
+from contiv.network.ipam import ClusterSubnets, PodPool
+from contiv.network.model import Attachment, NodeClaim, pod_macs, tap_name
+from contiv.network.render_host import Desired, Uplink
+from contiv.network.slots import InterfaceSlots
+
+CNI_CODE_IN_USE: Final = 101
+"""Ours: the container ID is attached already, as another pod or in another namespace."""
+CNI_CODE_NO_ADDRESS: Final = 102
+"""Ours: the node's pod subnet has no free address."""
+
+Changes = Mapping[str, object | None]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What the configuration decides: pods on TAPs or veth pairs, how many of these ahead, MTU, VNI."""
+
+    tap: bool
+    prepared: int
+    mtu: int
+    vni: int
+
+
+class PodRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod's sandbox that wants an interface, in CNI's words."""
+
+    container_id: str
+    if_name: str
+    netns: str
+    pod_namespace: str = ""
+    pod_name: str = ""
+    pod_uid: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Who owns what is allocated for the request."""
+        return owner_of(self.container_id, self.if_name)
+
+
+def owner_of(container_id: str, if_name: str) -> str:
+    """The owner's name of an attachment: a sandbox may have several interfaces."""
+    return f"{container_id}/{if_name}"
+
+
+class NetworkState:
+    """One node's view of the cluster network."""
+
+    def __init__(self, subnets: ClusterSubnets, me: NodeClaim, uplink: Uplink | None, options: Options) -> None:
+        self.subnets = subnets
+        self.me = me
+        self.node = subnets.node(me.id)
+        self.uplink = uplink
+        self.options = options
+        self.others: dict[int, NodeClaim] = {}
+        self.attachments: dict[str, Attachment] = {}
+        self.pool = PodPool(self.node.pod_subnet)
+        self.slots = InterfaceSlots(0 if options.tap else options.prepared)
+
+    def replace(
+        self, claims: Iterable[NodeClaim], attachments: Iterable[Attachment]
+    ) -> dict[str, NetworkError]:
+        """Take the cluster as it is instead of what was known; attachments that cannot be are refused by owner."""
+        self.others = {claim.id: claim for claim in claims if claim.name != self.me.name}
+        self.attachments = {}
+        self.pool = PodPool(self.node.pod_subnet)
+        self.slots = InterfaceSlots(0 if self.options.tap else self.options.prepared)
+        refused: dict[str, NetworkError] = {}
+        for attachment in attachments:
+            owner = owner_of(attachment.container_id, attachment.if_name)
+            try:
+                self._restore(owner, attachment)
+            except NetworkError as error:
+                refused[owner] = error
+        return refused
+
+    def _restore(self, owner: str, attachment: Attachment) -> None:
+        self.pool.claim(attachment.ip, owner)
+        if not self.options.tap:
+            try:
+                self.slots.claim(attachment.interface, owner)
+            except NetworkError:
+                self.pool.release(owner)
+                raise
+        self.attachments[owner] = attachment
+
+    def desired(self) -> Desired:
+        """Everything that this node's VPP and Linux should hold for the network."""
+        options = self.options
+        desired = render_host.render(
+            self.subnets, self.node, self.uplink, tap=options.tap, mtu=options.mtu
+        )
+        desired |= render_node.render_bvi(self.node, mtu=options.mtu)
+        for claim in self.others.values():
+            desired |= self._other(claim)
+        for name in self.slots.spare():
+            desired |= render_pod.render_slot(name, self.node, mtu=options.mtu)
+        for attachment in self.attachments.values():
+            desired |= self._pod(attachment)
+        return desired
+
+    def node_claimed(self, claim: NodeClaim) -> Changes:
+        """Another node took an ID, or its address changed."""
+        if claim.name == self.me.name:
+            return {}
+        before = self._other(self.others[claim.id]) if claim.id in self.others else {}
+        self.others[claim.id] = claim
+        return _difference(before, self._other(claim))
+
+    def node_released(self, node_id: int) -> Changes:
+        """A node gave up its ID, or it was taken from it."""
+        claim = self.others.pop(node_id, None)
+        return {} if claim is None else dict.fromkeys(self._other(claim))
+
+    def add_pod(self, request: PodRequest) -> tuple[Attachment, Changes]:
+        """Attach a pod; asked again for the same sandbox, the same attachment and no change.
+
+        CniError when the sandbox is attached otherwise, or there is no address left.
+        """
+        known = self.attachments.get(request.owner)
+        if known is not None:
+            _same_or_refuse(known, request)
+            return known, {}
+        try:
+            address = self.pool.allocate(request.owner)
+        except NetworkError as error:
+            raise CniError(CNI_CODE_NO_ADDRESS, "no free pod address", details=str(error)) from error
+        attachment = self._attachment(request, address)
+        self.attachments[request.owner] = attachment
+        return attachment, self._pod(attachment)
+
+    def delete_pod(self, container_id: str, if_name: str, *, netns_gone: bool) -> tuple[Attachment | None, Changes]:
+        """Detach a pod; for an unknown one nothing. With ``netns_gone`` its end of the veth pair went along."""
+        owner = owner_of(container_id, if_name)
+        attachment = self.attachments.pop(owner, None)
+        if attachment is None:
+            return None, {}
+        self.pool.release(owner)
+        before = self._pod(attachment)
+        if self.options.tap:
+            return attachment, dict.fromkeys(before)
+        name = self.slots.release(owner)
+        assert name is not None, "an attachment on veth always has a slot"
+        if netns_gone or not self.slots.exists_ahead(name):
+            return attachment, dict.fromkeys(before)
+        return attachment, _difference(before, render_pod.render_slot(name, self.node, mtu=self.options.mtu))
+
+    def missing_spares(self, present: Mapping[str, object]) -> Changes:
+        """The spare slots that are not among ``present`` desired keys: those whose pod took its end along."""
+        changes: dict[str, object | None] = {}
+        for name in self.slots.spare():
+            for key, value in render_pod.render_slot(name, self.node, mtu=self.options.mtu).items():
+                if key not in present:
+                    changes[key] = value
+        return changes
+
+    def _attachment(self, request: PodRequest, address: Address) -> Attachment:
+        tap = self.options.tap
+        name = tap_name(request.container_id, request.if_name) if tap else self.slots.allocate(request.owner)
+        pod_mac, vpp_mac = pod_macs(self.node.node_id, name)
+        return Attachment(
+            container_id=request.container_id,
+            if_name=request.if_name,
+            netns=request.netns,
+            pod_namespace=request.pod_namespace,
+            pod_name=request.pod_name,
+            pod_uid=request.pod_uid,
+            address=str(address),
+            interface=name,
+            pod_mac=pod_mac,
+            vpp_mac=vpp_mac,
+        )
+
+    def _pod(self, attachment: Attachment) -> Desired:
+        return render_pod.render(attachment, self.node, tap=self.options.tap, mtu=self.options.mtu)
+
+    def _other(self, claim: NodeClaim) -> Desired:
+        if self.uplink is None:
+            return {}
+        return render_node.render_other(
+            self.subnets, self.node, self.uplink, claim, vni=self.options.vni
+        )
+
+
+def _same_or_refuse(known: Attachment, request: PodRequest) -> None:
+    """A repeated ADD must be for the same pod in the same namespace (CNI 1.1, ADD: the runtime owns the ID)."""
+    for field in ("netns", "pod_namespace", "pod_name"):
+        have, asked = getattr(known, field), getattr(request, field)
+        if have != asked:
+            raise CniError(
+                CNI_CODE_IN_USE,
+                f"container {request.container_id} is attached already",
+                details=f"{field} is {have!r} and was asked for as {asked!r}; delete it first",
+            )
+
+
+def _difference(before: Desired, after: Desired) -> Changes:
+    """The keys to remove and the values to set on the way from ``before`` to ``after``."""
+    gone: dict[str, object | None] = dict.fromkeys(key for key in before if key not in after)
+    return gone | {key: value for key, value in after.items() if before.get(key) != value}
