@@ -1,0 +1,4 @@
+"""VPP: client over its binary API, descriptors of what stands in it, its life as a process.
+
+``async with contiv.vpp.connect(socket) as vpp: await vpp.call("ip_route_add_del", ...)``
+"""
