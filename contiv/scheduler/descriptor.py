@@ -25,6 +25,7 @@ M = TypeVar("M")
 class Dependency(Struct, frozen=True):
     """The value may exist only while ``key`` does, or while at least one key of ``any_of`` does.
 
+    Alternatives must not themselves rest on the value: they would hold each other up when all else is gone.
     ``label`` says what for ("interface", "vrf"); it appears in the list of what a pending key waits for.
     """
 

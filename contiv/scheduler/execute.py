@@ -62,6 +62,8 @@ class Executor:
         self._clock = clock
         self._concurrency_max = concurrency_max
         self._timeout_s = timeout_s
+        # Deletes under way: two alternatives that go at the same time must not vouch for each other.
+        self._leaving: set[str] = set()
 
     async def run(self, operations: Sequence[Operation], executions: dict[int, Execution]) -> None:
         """Execute all; ``executions`` fills by position in the order of completion, also when cancelled."""
@@ -131,19 +133,23 @@ class Executor:
     def _gate(self, operation: Operation) -> SchedulerError | None:
         key = operation.key
         if operation.verb is Verb.DELETE:
-            dependent = self._actual.resting_on(key)
+            dependent = self._actual.resting_on(key, without=self._leaving)
             return None if dependent is None else BlockedError(key, operation.verb, dependent)
         if operation.verb is Verb.CREATE and key in self._actual:
             return OperationError(key, operation.verb, None, text="its old value could not be deleted")
         assert operation.new is not None
-        unmet = self._actual.unmet(self._registry.needs(key, operation.new))
+        unmet = self._actual.unmet(self._registry.needs(key, operation.new), without=self._leaving)
         return PendingError(key, [str(need) for need in unmet]) if unmet else None
 
     async def _apply(self, operation: Operation) -> None:
         key, old, new = operation.key, operation.old, operation.new
         descriptor = self._registry.find(key)
         if new is None:
-            await descriptor.delete(key, old, self._metadata.get(key))
+            self._leaving.add(key)
+            try:
+                await descriptor.delete(key, old, self._metadata.get(key))
+            finally:
+                self._leaving.discard(key)
             self._actual.remove(key)
             self._metadata.remove(key)
             return

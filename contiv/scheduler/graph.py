@@ -7,7 +7,7 @@ Next in the flow: ``plan.py`` compares the two graphs around the keys that a tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Set
 
 from contiv.scheduler.descriptor import Dependency, Value
 
@@ -62,18 +62,19 @@ class Graph:
         """Present keys with a dependency that names ``key``, whether or not that is present. Not a copy."""
         return self._dependents.get(key, _NOBODY)
 
-    def met(self, need: Dependency, *, without: str = "") -> bool:
-        """Whether the dependency is satisfied by present keys other than ``without``."""
-        return any(key in self.values and key != without for key in need.keys)
+    def met(self, need: Dependency, *, without: Container[str] = ()) -> bool:
+        """Whether the dependency is satisfied by present keys other than those of ``without``."""
+        return any(key in self.values and key not in without for key in need.keys)
 
-    def unmet(self, needs: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
-        """Those of the dependencies that no present key satisfies."""
-        return tuple(need for need in needs if not self.met(need))
+    def unmet(self, needs: tuple[Dependency, ...], *, without: Container[str] = ()) -> tuple[Dependency, ...]:
+        """Those of the dependencies that no present key satisfies, ``without`` not counted."""
+        return tuple(need for need in needs if not self.met(need, without=without))
 
-    def resting_on(self, key: str) -> str | None:
-        """The first present key that could not exist without ``key``; None if it may go."""
+    def resting_on(self, key: str, *, without: Set[str] = _NOBODY) -> str | None:
+        """The first present key that could not exist without ``key`` and ``without``; None if it may go."""
+        gone = without | {key}
         for dependent in sorted(self.dependents(key)):
-            if any(key in n.keys and not self.met(n, without=key) for n in self._needs[dependent]):
+            if any(key in need.keys and not self.met(need, without=gone) for need in self._needs[dependent]):
                 return dependent
         return None
 

@@ -14,7 +14,7 @@ from heapq import heapify, heappop, heappush
 
 from msgspec import Struct
 
-from contiv.scheduler.descriptor import Value
+from contiv.scheduler.descriptor import Dependency, Value
 from contiv.scheduler.graph import Graph
 from contiv.scheduler.registry import Registry
 
@@ -93,13 +93,47 @@ def _order_removals(decisions: Decisions, waits: dict[_Node, set[_Node]]) -> set
             if target in decisions.removed and target not in delayed:
                 delayed.add(target)
                 late.append(target)
+    depth = _Depth(decisions)
     for key in decisions.removed:
-        for target in decisions.actual.targets(key):
-            if target in decisions.removed:
-                waits[Verb.DELETE, target].add((Verb.DELETE, key))
-            elif target in decisions.updates and key not in delayed:
-                waits[Verb.UPDATE, target].add((Verb.DELETE, key))
+        for need in decisions.actual.needs(key):
+            gone = [k for k in need.keys if k in decisions.removed]
+            if len(gone) == len([k for k in need.keys if k in decisions.actual]) > 0:
+                waits[Verb.DELETE, depth.lowest(gone)].add((Verb.DELETE, key))
+            for target in need.keys:
+                if target in decisions.updates and key not in delayed:
+                    waits[Verb.UPDATE, target].add((Verb.DELETE, key))
     return delayed
+
+
+class _Depth:
+    """Which of several removed alternatives goes last: the one nearest to the ground.
+
+    Waiting for all of them could run in a circle, since one alternative may itself rest on another dependent.
+    """
+
+    def __init__(self, decisions: Decisions) -> None:
+        self._decisions = decisions
+        self._order: dict[str, int] = {}
+
+    def lowest(self, keys: Sequence[str]) -> str:
+        if len(keys) == 1:
+            return keys[0]
+        if not self._order:
+            self._measure()
+        return min(keys, key=lambda key: (self._order.get(key, len(self._order)), key))
+
+    def _measure(self) -> None:
+        actual, removed = self._decisions.actual, self._decisions.removed
+        work = sorted(removed, reverse=True)
+        while work:
+            key = work.pop()
+            if key not in self._order and all(self._grounded(need) for need in actual.needs(key)):
+                self._order[key] = len(self._order)
+                work += sorted((k for k in actual.dependents(key) if k in removed), reverse=True)
+
+    def _grounded(self, need: Dependency) -> bool:
+        there = [key for key in need.keys if key in self._decisions.actual]
+        return not there or any(key in self._order or key not in self._decisions.removed for key in there)
 
 
 def _order_arrivals(decisions: Decisions, waits: dict[_Node, set[_Node]]) -> None:
