@@ -16,6 +16,14 @@ import structlog
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 
+class _NamedLogger(structlog.PrintLogger):
+    """Prints to standard error and knows the name that ``get_logger`` was given."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(sys.stderr)
+        self.name = name
+
+
 def configure(level: str = "info", json: bool = False) -> None:
     """Send events of ``level`` and above to standard error; ValueError for a level that is none of LEVELS."""
     if level not in LEVELS:
@@ -23,6 +31,7 @@ def configure(level: str = "info", json: bool = False) -> None:
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -34,13 +43,13 @@ def configure(level: str = "info", json: bool = False) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_NamedLogger,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
@@ -50,4 +59,4 @@ def configure(level: str = "info", json: bool = False) -> None:
 
 def get_logger(name: str) -> Any:
     """A logger whose events carry ``logger=<name>``. May be called before ``configure``."""
-    return structlog.get_logger(logger=name)
+    return structlog.get_logger(name)

@@ -168,14 +168,14 @@ class _Kubeconfig(_Yaml, frozen=True):
 
 def _from_kubeconfig(path: str, *, context: str | None) -> Access:
     if os.pathsep in path:
-        return _from_official_client(path, context=context)
+        return _from_official_client(path, context=context, expects_credentials=False)
     try:
         config = msgspec.yaml.decode(Path(path).read_bytes(), type=_Kubeconfig)
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError("kubeconfig", path, str(error), remedy="give a readable kubeconfig file") from error
     cluster, user = _select(config, path, context=context)
     if user.needs_official_client:
-        return _from_official_client(path, context=context)
+        return _from_official_client(path, context=context, expects_credentials=True)
     base = Path(path).resolve().parent
     server = cluster.server.rstrip("/")
     token = user.token or (_read_text(base / user.token_file, "users.tokenFile") if user.token_file else "")
@@ -276,7 +276,7 @@ def _load_chain(context: ssl.SSLContext, pem: bytes) -> None:
 # ---- the official client -----------------------------------------------------------------------------------
 
 
-def _from_official_client(path: str, *, context: str | None) -> Access:
+def _from_official_client(path: str, *, context: str | None, expects_credentials: bool) -> Access:
     """Exec plugins, auth providers, basic auth, merged files: what the official client is good at."""
     from kubernetes.client import Configuration
     from kubernetes.config import ConfigException, load_kube_config
@@ -287,10 +287,9 @@ def _from_official_client(path: str, *, context: str | None) -> Access:
     except (ConfigException, OSError, ValueError) as error:
         remedy = "see whether kubectl can use the same file"
         raise ConfigError("kubeconfig", path, str(error), remedy=remedy) from error
-    authorization = config.get_api_key_with_prefix("authorization") or ""
-    if not authorization and config.username:
-        authorization = config.get_basic_auth_token() or ""
-    if not authorization and not config.cert_file:
+    # Releases disagree on the entry's name; the alias is the older one.
+    authorization = config.get_api_key_with_prefix("BearerToken", alias="authorization") or ""
+    if expects_credentials and not authorization and not config.cert_file:
         # The official client only logs why an exec plugin failed, and goes on without credentials.
         remedy = "run the user's exec command by hand; it must print an ExecCredential"
         raise ConfigError("kubeconfig", path, "the user's credentials could not be obtained", remedy=remedy)
