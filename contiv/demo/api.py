@@ -1,13 +1,13 @@
 """An ordinary client of the Kubernetes API: create, read, patch, bind, delete, and a watched collection.
 
-In: a kubeconfig. Out: objects as plain dictionaries, since the demo passes most of them on unread. Credentials,
-lists and watches come from ``contiv.kube``; the verbs that change something are here, for nobody else needs them.
+In: a kubeconfig. Out: objects as plain dictionaries, since the demo passes most of them on unread.
+Credentials, lists and watches come from ``contiv.kube``; the verbs that change something are here, for nobody
+else needs them.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Final, Self
@@ -90,7 +90,9 @@ class Api:
         try:
             plural, namespaced = self._plurals[version, kind]
         except KeyError:
-            raise DemoError(f"kind {kind} of {version}: the API server does not know it; correct the manifest") from None
+            raise DemoError(
+                f"kind {kind} of {version}: the API server does not know it; correct the manifest"
+            ) from None
         place = namespace or thing["metadata"].get("namespace") or "default"
         return f"{group}/namespaces/{place}/{plural}" if namespaced else f"{group}/{plural}"
 
@@ -141,10 +143,13 @@ class Api:
         decoded: Object = {} if raw else msgspec.json.decode(answer)
         return decoded
 
-    async def watch(self, path: str, selector: Mapping[str, str] | None = None) -> AsyncIterator[dict[str, Object]]:
+    async def watch(
+        self, path: str, selector: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[dict[str, Object], None]:
         """The collection as it is, again after every change: name (namespace/name) to object.
 
-        Survives what ``contiv.kube.watching`` survives. The same dictionary is given each time, brought up to date.
+        Survives what ``contiv.kube.watching`` survives. The same dictionary is given each time, brought up to
+        date.
         """
         query = f"?{urlencode(selector)}" if selector else ""
         known: dict[str, Object] = {}
@@ -199,5 +204,3 @@ def _refusal(request: str, status: int, answer: bytes) -> ApiRefusal:
         return ApiRefusal(request, status, reason=said.get("reason", ""), message=said.get("message", ""))
     except (msgspec.DecodeError, AttributeError):
         return ApiRefusal(request, status, reason="", message=answer.decode(errors="replace"))
-
-

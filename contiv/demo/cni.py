@@ -1,7 +1,8 @@
 """The container runtime's side of CNI: run the plugin as the specification says (CNI 1.1, sections 2 and 3).
 
-In: a configuration list, a command, the environment's values. Out: the plugin's result, or ``CniError`` with its code.
-Plugins of a list run one after another on ADD, each given the result of the one before; backwards on DEL.
+In: a configuration list, a command, the environment's values. Out: the plugin's result, or ``CniError`` with
+its code. Plugins of a list run one after another on ADD, each given the result of the one before; backwards
+on DEL.
 """
 
 from __future__ import annotations
@@ -118,7 +119,9 @@ def _environment(command: str, sandbox: Sandbox) -> dict[str, str]:
 
 
 def _answer(kind: str, code: int, output: bytes, complaint: bytes) -> dict[str, Any]:
-    """The result on standard output; after a failure the error that stands there, or else what it complained of."""
+    """The result on standard output; after a failure the error that stands there, or else what it complained
+    of.
+    """
     try:
         said = msgspec.json.decode(output) if output.strip() else {}
     except msgspec.DecodeError:

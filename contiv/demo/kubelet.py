@@ -1,8 +1,9 @@
 """The kubelet stand-in of one node: an ordinary client of the API server that makes pods real.
 
-In: pods bound to its node, watched. Out: sandboxes (``sandbox``), their status patched back; the Node object, Ready when
-the CNI plugin's STATUS says so. Each pod has one task: set up, wait until it is doomed, tear down, delete the object.
-A failed sandbox is tried again with a new container ID and backoff, as kubelet does; at most ``CONCURRENCY`` at once.
+In: pods bound to its node, watched. Out: sandboxes (``sandbox``), their status patched back; the Node object,
+Ready when the CNI plugin's STATUS says so. Each pod has one task: set up, wait until it is doomed, tear down,
+delete the object. A failed sandbox is tried again with a new container ID and backoff, as kubelet does; at
+most ``CONCURRENCY`` at once.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class Kubelet:
         await self._set_node_status(ready=False, reason="NetworkNotReady", message="the network starts")
 
     async def _network_ready(self) -> None:
-        """Wait until the plugin says that it can serve and the host has its address; who waits for us has a limit."""
+        """Wait until the plugin says that it can serve and the host has its address; who waits for us has a
+        limit.
+        """
         while True:
             try:
                 await self._network.status()

@@ -1,8 +1,8 @@
 """Manifests: YAML files become objects to create, in an order that works.
 
-In: a file, a directory, or nothing (the set that ships). Out: objects as dictionaries. A file, document or field that
-cannot be used is named in a DemoError. A pod with the annotation ``demo.contiv.vpp/per-node: "2"`` stands for two pods
-for each node of the demo, ``name-1`` and so on; their placement is the scheduler's.
+In: a file, a directory, or nothing (the set that ships). Out: objects as dictionaries. A file, document or
+field that cannot be used is named in a DemoError. A pod with the annotation ``demo.contiv.vpp/per-node: "2"``
+stands for two pods for each node of the demo, ``name-1`` and so on; their placement is the scheduler's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def load(place: Path | None, *, nodes: int) -> list[Object]:
     files = _files(place or SHIPPED)
     things = [thing for file in files for thing in _objects(file)]
     if not things:
-        raise DemoError(f"manifests {place}: no object in {len(files)} files; give files with Kubernetes objects")
+        raise DemoError(
+            f"manifests {place}: no object in {len(files)} files; give files with Kubernetes objects"
+        )
     expanded = [pod for thing in things for pod in _expanded(thing, nodes)]
     return sorted(expanded, key=_order)
 
@@ -86,8 +88,8 @@ def _metadata(document: Object, where: str) -> Object:
     valid = isinstance(count, str) and count.isdigit() and 1 <= int(count) <= PER_NODE_MAX
     if count is not None and not (valid and document["kind"] == "Pod"):
         raise DemoError(
-            f"{where}: metadata.annotations[{PER_NODE}] = {count!r}: give a pod a number from 1 to {PER_NODE_MAX},"
-            " in quotes"
+            f"{where}: metadata.annotations[{PER_NODE}] = {count!r}: give a pod a number"
+            f" from 1 to {PER_NODE_MAX}, in quotes"
         )
     return metadata
 
@@ -105,4 +107,10 @@ def _expanded(thing: Object, nodes: int) -> Iterator[Object]:
 
 def _order(thing: Object) -> int:
     kind = thing["kind"]
-    return FIRST.index(kind) if kind in FIRST else len(FIRST) + LAST.index(kind) + 1 if kind in LAST else len(FIRST)
+    return (
+        FIRST.index(kind)
+        if kind in FIRST
+        else len(FIRST) + LAST.index(kind) + 1
+        if kind in LAST
+        else len(FIRST)
+    )

@@ -1,7 +1,8 @@
-"""The scheduler stand-in: pods without a node go round robin to Ready nodes of the demo, by the binding subresource.
+"""The scheduler stand-in: pods without a node go round robin to Ready nodes of the demo, by the binding
+subresource.
 
-In: nodes and unbound pods, watched. Out: bindings. It honours ``nodeSelector`` and leaves pods alone that name another
-scheduler. It is no scheduler: resources, taints and affinity mean nothing to it.
+In: nodes and unbound pods, watched. Out: bindings. It honours ``nodeSelector`` and leaves pods alone that
+name another scheduler. It is no scheduler: resources, taints and affinity mean nothing to it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The demo's processes: started in a namespace, logged to a file, gone with us.
 
-In: a command line. Out: a ``Process`` that can be awaited, tailed and stopped. A child dies when we do, however we do
-(prctl(2), PR_SET_PDEATHSIG), and is otherwise ended by its pid: SIGTERM, a grace, SIGKILL. Start them from the main
-thread: the kernel watches the thread that forked.
+In: a command line. Out: a ``Process`` that can be awaited, tailed and stopped. A child dies when we do,
+however we do (prctl(2), PR_SET_PDEATHSIG), and is otherwise ended by its pid: SIGTERM, a grace, SIGKILL.
+Start them from the main thread: the kernel watches the thread that forked.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ async def start(
     netns: str = namespaces.OWN,
     environment: Mapping[str, str] | None = None,
 ) -> Process:
-    """Start ``argv`` inside ``netns``, dying with us, outputs to ``log``. It leads a session of its own: Ctrl-C is ours."""
+    """Start ``argv`` inside ``netns``, dying with us, outputs to ``log``. It leads a session of its own:
+    Ctrl-C is ours.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         child = await asyncio.create_subprocess_exec(
@@ -91,8 +93,10 @@ async def start(
     return Process(name, child, log)
 
 
-async def ready(process: Process, check: Callable[[], Awaitable[bool]], *, timeout_s: float, what: str) -> None:
-    """Wait until ``check`` holds; DemoError with the log's end when the process ends or time runs out first."""
+async def ready(
+    process: Process, check: Callable[[], Awaitable[bool]], *, timeout_s: float, what: str
+) -> None:
+    """Wait until ``check`` holds; DemoError with the log's end if it ends or time runs out first."""
     try:
         async with asyncio.timeout(timeout_s):
             while not await check():

@@ -1,7 +1,9 @@
-"""What runs in the demo's pods: answers on the given ports. Run as a file with Python alone, a small process each.
+"""What runs in the demo's pods: answers on the given ports. Run as a file with Python alone, a small process
+each.
 
-``python -I -S responder.py NAME tcp/8080 udp/8080 …``. A line over TCP that starts with ``GET `` gets an HTTP answer that
-names the pod and the client, so that ``curl`` shows who answered whom; all else comes back as it was sent.
+``python -I -S responder.py NAME tcp/8080 udp/8080 …``. A line over TCP that starts with ``GET `` gets an HTTP
+answer that names the pod and the client, so that ``curl`` shows who answered whom; all else comes back as it
+was sent.
 """
 
 import selectors
@@ -24,34 +26,37 @@ def main(name: str, ports: list[str]) -> None:
         server.setblocking(False)
         if protocol == "tcp":
             server.listen(64)
-        selector.register(server, selectors.EVENT_READ, "accept" if protocol == "tcp" else "datagram")
+        role = accept if protocol == "tcp" else echo
+        selector.register(server, selectors.EVENT_READ, (role, server))
     while True:
         for key, _ in selector.select():
+            role, connection = key.data
             try:
-                serve(selector, key, name)
-            except OSError:  # the client has gone, or cannot take more: it loses its connection, nobody else does
-                if key.data == "stream":
-                    selector.unregister(key.fileobj)
-                    key.fileobj.close()
+                role(selector, connection, name)
+            except (
+                OSError
+            ):  # the client has gone, or cannot take more: it loses its connection, nobody else does
+                if role is answer:
+                    close(selector, connection)
 
 
-def serve(selector: selectors.DefaultSelector, key: selectors.SelectorKey, name: str) -> None:
-    """One readable socket."""
-    if key.data == "datagram":
-        data, client = key.fileobj.recvfrom(CHUNK)
-        key.fileobj.sendto(data, client)
-    elif key.data == "accept":
-        connection, _ = key.fileobj.accept()
-        if len(selector.get_map()) > CLIENTS_MAX:
-            connection.close()
-            return
-        connection.setblocking(False)
-        selector.register(connection, selectors.EVENT_READ, "stream")
-    else:
-        answer(selector, key.fileobj, name)
+def echo(_: selectors.BaseSelector, server: socket.socket, __: str) -> None:
+    """One datagram goes back."""
+    data, client = server.recvfrom(CHUNK)
+    server.sendto(data, client)
 
 
-def answer(selector: selectors.DefaultSelector, connection: socket.socket, name: str) -> None:
+def accept(selector: selectors.BaseSelector, server: socket.socket, _: str) -> None:
+    """A new TCP connection, while there are not too many."""
+    connection, _client = server.accept()
+    if len(selector.get_map()) > CLIENTS_MAX:
+        connection.close()
+        return
+    connection.setblocking(False)
+    selector.register(connection, selectors.EVENT_READ, (answer, connection))
+
+
+def answer(selector: selectors.BaseSelector, connection: socket.socket, name: str) -> None:
     """Data or the end of one TCP connection."""
     data = connection.recv(CHUNK)
     if data.startswith(b"GET "):
@@ -62,6 +67,11 @@ def answer(selector: selectors.DefaultSelector, connection: socket.socket, name:
     elif data:
         connection.sendall(data)
         return
+    close(selector, connection)
+
+
+def close(selector: selectors.BaseSelector, connection: socket.socket) -> None:
+    """Forget the connection."""
     selector.unregister(connection)
     connection.close()
 

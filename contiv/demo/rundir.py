@@ -1,8 +1,9 @@
 """The run directory of one demo: its lock, its identifier, and the sweep of what a killed demo left.
 
-In: a directory, or none. Out: a locked directory whose ``tag`` names every namespace of this demo. The lock is the
-kernel's (flock(2)), so it ends with its process; a directory whose lock is free belongs to nobody, and so does all that
-bears its tag: processes inside its namespaces, the namespaces, the files. Nothing else is ever touched.
+In: a directory, or none. Out: a locked directory whose ``tag`` names every namespace of this demo. The lock
+is the kernel's (flock(2)), so it ends with its process; a directory whose lock is free belongs to nobody, and
+so does all that bears its tag: processes inside its namespaces, the namespaces, the files. Nothing else is
+ever touched.
 """
 
 from __future__ import annotations
@@ -66,14 +67,16 @@ class RunDirectory:
         self.tag = tag_of(self.path)
         lock = _try_lock(self.path)
         if lock is None:
-            raise DemoError(f"directory {self.path}: another demo runs in it; stop it or choose another directory")
+            raise DemoError(
+                f"directory {self.path}: another demo runs in it; stop it or choose another directory"
+            )
         self._lock = lock
         sweep(self.path, keep_directory=True)
         os.pwrite(lock, f"{MARK} {os.getpid()}\n".encode(), 0)
 
 
 def tag_of(path: Path) -> str:
-    """Six hexadecimal digits that name the directory: the same after a crash, so that leftovers can be found."""
+    """Six hexadecimal digits that name the directory: the same after a crash, so leftovers are found."""
     return hashlib.sha256(str(path).encode()).hexdigest()[:6]
 
 
@@ -129,7 +132,9 @@ def _still_running(descriptors: list[int]) -> list[int]:
 
 
 def _processes(inside: set[tuple[int, int]]) -> list[int]:
-    """A pidfd for each process in one of the namespaces. Opened first, looked at then: a reused pid cannot slip in."""
+    """A pidfd for each process in one of the namespaces. Opened first, looked at then: a reused pid cannot
+    slip in.
+    """
     found = []
     for entry in Path("/proc").iterdir() if inside else ():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():

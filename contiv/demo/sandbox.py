@@ -1,8 +1,8 @@
 """A pod on its node as the container runtime sees it: a namespace, an address from CNI, a few processes.
 
-In: a pod object. Out: a ``Sandbox`` with its address, or ``CniError``; nothing is left of one that failed. Images are not
-pulled: a container with the image ``contiv.vpp/responder`` runs this demo's responder on its ports, others run nothing
-(their pod answers pings, as the kernel does that).
+In: a pod object. Out: a ``Sandbox`` with its address, or ``CniError``; nothing is left of one that failed.
+Images are not pulled: a container with the image ``contiv.vpp/responder`` runs this demo's responder on its
+ports, others run nothing (their pod answers pings, as the kernel does that).
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ class Sandbox:
         """Namespace, network, processes. After a failure all is taken back, and the CniError goes on."""
         try:
             await asyncio.to_thread(netns.create, self._namespace)
-            self._result = await self._network.add(self._cni)
-            if not self.addresses:
-                raise CniError(cni.UNREADABLE, f"pod {self._cni.name}: the CNI result has no address")
+            self._result = _with_address(await self._network.add(self._cni))
             await self._start_processes()
         except BaseException:
             await asyncio.shield(self.tear_down())
@@ -97,3 +95,9 @@ class Sandbox:
                 netns=self.netns,
             )
             self._processes.append(process)
+
+
+def _with_address(result: Object) -> Object:
+    if not result.get("ips"):
+        raise CniError(cni.UNREADABLE, "the CNI result of ADD has no address; the plugin must give one")
+    return result

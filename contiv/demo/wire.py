@@ -1,7 +1,7 @@
 """The wire between the nodes: a Linux bridge in a namespace of its own, and a cable to each node.
 
-In: the run directory's namespace names. Out: an interface ``uplink`` in each node's namespace, up, without an address and
-without IPv6: it is the NIC that the node's data plane takes.
+In: the run directory's namespace names. Out: an interface ``uplink`` in each node's namespace, up, without an
+address and without IPv6: it is the NIC that the node's data plane takes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from typing import Final
 
 from contiv.linux import ipv6, links, netns
+from contiv.linux.errors import LinkMissing
 from contiv.linux.netlink import Conversation
 from contiv.linux.netns import Workers
 
@@ -32,7 +33,9 @@ class Wire:
 
     async def plug(self, number: int, node_netns: str) -> None:
         """A cable from the switch to ``uplink`` in the node's namespace; ``number`` names the port."""
-        await self._workers.inside(netns.path_of(self._namespace), lambda: _cable(f"port{number}", node_netns))
+        await self._workers.inside(
+            netns.path_of(self._namespace), lambda: _cable(f"port{number}", node_netns)
+        )
         await self._workers.inside(node_netns, _far_end)
 
 
@@ -72,5 +75,5 @@ def _far_end() -> None:
 def _index(conversation: Conversation, name: str) -> int:
     link = links.find(conversation, name)
     if link is None:
-        raise links.LinkMissing(name, "the wire's namespace")
+        raise LinkMissing(name, "the wire's namespace")
     return link.index

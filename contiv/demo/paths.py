@@ -1,0 +1,134 @@
+"""Which paths the table checks, and what came of them.
+
+In: endpoints, pods and hosts with their node, namespace and address. Out: an ``Outcome`` for every path.
+Every kind is checked on every pair of nodes, every pair of pods up to ``PODS_PER_NODE`` a node; TCP is
+measured on a few paths of each kind, one after the other, so that they do not share the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from contiv.demo import probe
+from contiv.demo.probe import Pings
+from contiv.errors import DemoError
+from contiv.linux.netns import Workers
+
+PINGS: Final = 5
+PODS_PER_NODE: Final = 3
+MEASURED_PER_KIND: Final = 2
+MEASURE_S: Final = 0.6
+AT_ONCE: Final = 2
+"""Pings that run at a time: enough to be quick, few enough not to measure each other."""
+
+KINDS: Final = (
+    "pod → pod, same node",
+    "pod → pod, across nodes",
+    "host → pod, same node",
+    "host → pod, across nodes",
+    "pod → host, same node",
+    "pod → host, across nodes",
+)
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """A pod, or a node's host stack."""
+
+    kind: Literal["pod", "host"]
+    name: str
+    node: str
+    netns: str
+    address: str
+
+
+class Path(msgspec.Struct, frozen=True):
+    """From ``source`` to ``target``."""
+
+    source: Endpoint
+    target: Endpoint
+
+    @property
+    def kind(self) -> str:
+        """Its row of the table."""
+        where = "same node" if self.source.node == self.target.node else "across nodes"
+        return f"{self.source.kind} → {self.target.kind}, {where}"
+
+    def __str__(self) -> str:
+        ends = (f"{end.name} ({end.address} on {end.node})" for end in (self.source, self.target))
+        return " → ".join(ends)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """Pings, and where it was measured TCP in bits per second; ``problem`` says why that failed."""
+
+    path: Path
+    pings: Pings
+    tcp: float | None = None
+    problem: str = ""
+
+    @property
+    def works(self) -> bool:
+        """Whether every ping came back and TCP, where tried, carried data."""
+        return self.pings.lost == 0 and not self.problem
+
+
+def between(endpoints: Sequence[Endpoint]) -> list[Path]:
+    """Every path between two endpoints that the table knows, at most ``PODS_PER_NODE`` pods a node taking
+    part.
+    """
+    chosen: list[Endpoint] = []
+    for endpoint in endpoints:
+        same = sum(1 for other in chosen if (other.kind, other.node) == (endpoint.kind, endpoint.node))
+        if endpoint.kind == "host" or same < PODS_PER_NODE:
+            chosen.append(endpoint)
+    paths = [Path(source, target) for source, target in itertools.permutations(chosen, 2)]
+    return [path for path in paths if path.kind in KINDS]
+
+
+def measured(paths: Sequence[Path]) -> list[Path]:
+    """The paths on which TCP is measured: of each kind the first of different pairs of nodes."""
+    chosen = []
+    for kind in KINDS:
+        pairs: set[frozenset[str]] = set()
+        for path in paths:
+            pair = frozenset((path.source.node, path.target.node))
+            if path.kind == kind and pair not in pairs and len(pairs) < MEASURED_PER_KIND:
+                pairs.add(pair)
+                chosen.append(path)
+    return chosen
+
+
+async def check(workers: Workers, paths: Sequence[Path], *, advance: Callable[[], None]) -> list[Outcome]:
+    """Ping all, then measure some; ``advance`` is called after each step, ``steps(paths)`` times."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def pinged(path: Path) -> Outcome:
+        async with room:
+            pings = await probe.ping(workers, path.source.netns, path.target.address, count=PINGS)
+        advance()
+        return Outcome(path, pings)
+
+    outcomes = {outcome.path: outcome for outcome in await asyncio.gather(*map(pinged, paths))}
+    for path in measured(paths):
+        outcomes[path] = await _with_tcp(outcomes[path])
+        advance()
+    return list(outcomes.values())
+
+
+def steps(paths: Sequence[Path]) -> int:
+    """How often ``check`` advances."""
+    return len(paths) + len(measured(paths))
+
+
+async def _with_tcp(outcome: Outcome) -> Outcome:
+    source, target = outcome.path.source, outcome.path.target
+    try:
+        rate = await probe.throughput(source.netns, target.netns, target.address, seconds=MEASURE_S)
+    except DemoError as error:
+        return msgspec.structs.replace(outcome, problem=str(error))
+    return msgspec.structs.replace(outcome, tcp=rate)
