@@ -129,7 +129,7 @@ static int take_reply(struct call *call, const Contiv__Cni__V1__Reply *reply)
     if (reply->outcome_case == CONTIV__CNI__V1__REPLY__OUTCOME_ERROR) {
         const Contiv__Cni__V1__Error *error = reply->error;
         return fail(&call->failure, error->code == 0 ? CNI_INTERNAL : (int)(error->code & 0x7fffffffU), error->details,
-                    "%s", error->msg);
+                    "%s", error->msg[0] == '\0' ? "the Contiv agent gave no reason" : error->msg);
     }
     if (reply->outcome_case != CONTIV__CNI__V1__REPLY__OUTCOME_RESULT)
         return fail(&call->failure, CNI_AGENT_PROTOCOL, "neither result nor error",

@@ -20,8 +20,8 @@
 #define CONTIV_VERSION "0"
 #endif
 
-#define CONNECT_RETRY_MS 20   /* a full backlog of a Unix socket is EAGAIN, and poll cannot wait for it */
-#define CONNECT_TIMEOUT_MS 800 /* absent must be told within a second */
+#define CONNECT_RETRY_MS 20    /* a full backlog of a Unix socket is EAGAIN, and poll cannot wait for it */
+#define CONNECT_TIMEOUT_MS 600 /* absent must be told within a second */
 #define PREFIX_SIZE 5
 
 enum { STATUS_UNKNOWN = -1 };

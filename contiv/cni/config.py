@@ -102,13 +102,9 @@ def decode(raw: bytes) -> _Config:
     try:
         return msgspec.json.decode(raw, type=_Config)
     except msgspec.ValidationError as error:
-        raise CniError(
-            model.INVALID_CONFIG, "network configuration is not valid", details=str(error)
-        ) from error
+        raise CniError(model.INVALID_CONFIG, "network configuration is not valid", details=str(error)) from error
     except msgspec.DecodeError as error:
-        raise CniError(
-            model.DECODING_FAILURE, "network configuration is no JSON", details=str(error)
-        ) from error
+        raise CniError(model.DECODING_FAILURE, "network configuration is no JSON", details=str(error)) from error
 
 
 def runtime_config(config: _Config) -> model.RuntimeConfig:

@@ -50,9 +50,7 @@ def require_netns(path: str) -> None:
         raise _wrong("CNI_NETNS", f"{path} is no network namespace")
     own = os.stat("/proc/self/ns/net")
     if (status.st_dev, status.st_ino) == (own.st_dev, own.st_ino):
-        raise _wrong(
-            "CNI_NETNS", f"{path} is the node's own network namespace; host-network pods need no CNI"
-        )
+        raise _wrong("CNI_NETNS", f"{path} is the node's own network namespace; host-network pods need no CNI")
 
 
 def _check_network(request: pb.Request) -> None:
@@ -127,9 +125,7 @@ def del_request(request: pb.Request, deadline_s: float | None) -> model.DelReque
     )
 
 
-def check_request(
-    request: pb.Request, check_netns: NetnsCheck, deadline_s: float | None
-) -> model.CheckRequest:
+def check_request(request: pb.Request, check_netns: NetnsCheck, deadline_s: float | None) -> model.CheckRequest:
     """A checked CHECK with its ``prevResult``; CniError 1, 4, 6 or 7 else."""
     _check_attachment(request)
     check_netns(request.netns)
@@ -151,9 +147,7 @@ def check_request(
 def status_request(request: pb.Request, deadline_s: float | None) -> model.StatusRequest:
     """A checked STATUS; CniError 1 or 7 else."""
     _check_network(request)
-    return model.StatusRequest(
-        cni_version=request.cni_version, network=request.network_name, deadline_s=deadline_s
-    )
+    return model.StatusRequest(cni_version=request.cni_version, network=request.network_name, deadline_s=deadline_s)
 
 
 def gc_request(request: pb.Request, deadline_s: float | None) -> model.GcRequest:

@@ -41,9 +41,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What the server bounds."""
 
     calls_max: int = 1024  # at work or waiting for their turn; more are told to try again
-    call_timeout_s: float = (
-        120.0  # then the handler is cancelled; kubelet gives a runtime request two minutes
-    )
+    call_timeout_s: float = 120.0  # then the handler is cancelled; kubelet gives a runtime request two minutes
     stop_grace_s: float = 5.0  # for calls that run when the server stops
 
 
@@ -65,7 +63,7 @@ def _ignore(_record: CallRecord) -> None:
     """The observer of a server without metrics."""
 
 
-class _Call:
+class Call:
     """One call under way, with what its log line and record need."""
 
     def __init__(self, command: str, request: pb.Request, remaining_s: float | None) -> None:
@@ -98,12 +96,17 @@ class CniServer:
         self._observe = observe
         self._turns = Turns()
         # no TaskGroup: it would wrap the errors of serve()'s caller; shut_down() awaits them all the same
-        self._tasks: set[asyncio.Task[pb.Reply]] = set()
+        self._tasks: dict[asyncio.Task[pb.Reply], Call] = {}
 
     @property
     def calls(self) -> int:
         """How many calls are at work or wait for their turn."""
         return len(self._tasks)
+
+    @property
+    def under_way(self) -> tuple[Call, ...]:
+        """The calls at work or waiting, oldest first."""
+        return tuple(self._tasks.values())
 
     async def shut_down(self) -> None:
         """Cancel what still runs and wait for its roll-back."""
@@ -151,12 +154,12 @@ class CniServer:
 
     def _method(self, command: str, work: _Work) -> Callable[[pb.Request, Any], Awaitable[pb.Reply]]:
         async def method(request: pb.Request, context: Any) -> pb.Reply:
-            call = _Call(command, request, context.time_remaining())
+            call = Call(command, request, context.time_remaining())
             if self.calls >= self._limits.calls_max:
                 return self._finish(call, CniError(model.TRY_AGAIN_LATER, "too many CNI calls at once"))
             task = asyncio.create_task(self._run(call, work), name=f"cni {command} {request.container_id}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = call
+            task.add_done_callback(self._tasks.pop)
             try:
                 return await asyncio.shield(task)
             except asyncio.CancelledError:
@@ -165,7 +168,7 @@ class CniServer:
 
         return method
 
-    async def _run(self, call: _Call, work: _Work) -> pb.Reply:
+    async def _run(self, call: Call, work: _Work) -> pb.Reply:
         """Never raises for what the world does: the reply tells it."""
         limit_s = self._limits.call_timeout_s
         try:
@@ -182,14 +185,14 @@ class CniServer:
             return self._finish(call, CniError(model.INTERNAL, text, details=type(error).__name__))
         return self._finish(call, None, reply=reply)
 
-    def _turn(self, call: _Call) -> AbstractAsyncContextManager[None]:
+    def _turn(self, call: Call) -> AbstractAsyncContextManager[None]:
         if call.command == "STATUS":
             return nullcontext()
         if call.command == "GC":
             return self._turns.alone()
         return self._turns.of(model.Attachment(call.request.container_id, call.request.ifname))
 
-    async def _in_turn(self, call: _Call, work: _Work) -> pb.Reply:
+    async def _in_turn(self, call: Call, work: _Work) -> pb.Reply:
         async with self._turn(call):
             call.waited_s = time.monotonic() - call.started
             if call.abandoned and call.command in ("ADD", "GC"):
@@ -197,7 +200,7 @@ class CniServer:
                 raise CniError(model.TRY_AGAIN_LATER, f"the runtime gave up before the {call.command} began")
             return await work(call.request, call.remaining_s())
 
-    def _finish(self, call: _Call, error: CniError | None, *, reply: pb.Reply | None = None) -> pb.Reply:
+    def _finish(self, call: Call, error: CniError | None, *, reply: pb.Reply | None = None) -> pb.Reply:
         duration_s = time.monotonic() - call.started
         code = 0 if error is None else error.code
         log.info(
