@@ -3,9 +3,8 @@
 In: a kubeconfig's path, KUBECONFIG, the files of a pod's service account, ``~/.kube/config``, in this order.
 Out: server URL, TLS context, bearer token, proxy. Static credentials are read here; what needs a program or a
 refresh protocol (exec plugins, auth providers, basic auth, several merged files) goes through the official
-client, which is imported only then: its import takes more than a second, and most KSRs never need it
-(docs/decisions). Everything is read again after REREAD_S and after a 401, since bound tokens and certificates
-rotate.
+client, which is imported only then (docs/decisions/kubernetes-credentials.md). Everything is read again after
+REREAD_S and after a 401, since bound tokens and certificates rotate.
 """
 
 from __future__ import annotations

@@ -79,17 +79,13 @@ def test_the_last_word_of_a_batch_counts(mirror: Mirror):
     assert mirror.apply(events).writes == {key("a"): stored(pod("a", v="2")), key("b"): None}
 
 
-def test_an_unreadable_object_keeps_what_is_stored_and_is_reported(
-    mirror: Mirror, refused: list[ObjectError]
-):
+def test_an_unreadable_object_keeps_what_is_stored_and_is_reported(mirror: Mirror, refused: list[ObjectError]):
     mirror.begin({key("a"): stored(pod("a"))})
     bad = raw({"metadata": {"name": "a", "namespace": "ns", "labels": []}, "spec": {}})
     assert mirror.mark([bad, pod("b")]).writes == {key("b"): stored(pod("b"))}
     assert mirror.sweep().writes == {}
     assert mirror.apply([Event("MODIFIED", bad)]).writes == {}
-    assert [(error.namespace, error.name, error.field) for error in refused] == [
-        ("ns", "a", "metadata.labels")
-    ] * 2
+    assert [(error.namespace, error.name, error.field) for error in refused] == [("ns", "a", "metadata.labels")] * 2
     assert mirror.apply([Event("DELETED", bad)]).writes == {key("a"): None}, "gone is gone, readable or not"
 
 

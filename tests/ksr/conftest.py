@@ -1,0 +1,121 @@
+"""A real etcd, an API server, and KSR as a task or as a process that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contiv.ksr import main
+from contiv.model import keys, kube
+from contiv.store.client import Etcd
+from contiv.store.embedded import EmbeddedEtcd
+from tests.ksr import clusters
+from tests.ksr.clusters import Cluster, expected
+
+LEASE_TTL_S = 2
+WAIT_S = 15.0
+STATUS_KEYS = frozenset(keys.ksr_status(kind.plural) for kind in kube.KINDS)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedEtcd]:
+    async with EmbeddedEtcd(tmp_path / "etcd") as embedded:
+        yield embedded
+
+
+@pytest.fixture
+async def etcd(server: EmbeddedEtcd) -> AsyncIterator[Etcd]:
+    async with await Etcd.connect([server.endpoint]) as client:
+        yield client
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[clusters.ScriptedCluster]:
+    async with clusters.scripted(tmp_path) as made:
+        yield made
+
+
+class Ksr:
+    """Starts instances against one cluster and one etcd."""
+
+    def __init__(self, cluster: Cluster, server: EmbeddedEtcd) -> None:
+        self.settings: dict[str, Any] = {
+            "kubeconfig": cluster.kubeconfig,
+            "etcd_endpoints": [server.endpoint],
+            "lease_ttl_s": LEASE_TTL_S,
+            "page_limit": 7,
+        }
+
+    @asynccontextmanager
+    async def task(self, **more: Any) -> AsyncIterator[asyncio.Task[None]]:
+        """An instance in this process, stopped in good order."""
+        task = asyncio.create_task(main.run(**(self.settings | more)))
+        try:
+            yield task
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    @asynccontextmanager
+    async def process(self, **more: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+        """An instance in a process of its own, killed at the end without a word."""
+        argument = json.dumps(self.settings | more)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.ksr.program", argument, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+def ksr(cluster: Cluster, server: EmbeddedEtcd) -> Ksr:
+    return Ksr(cluster, server)
+
+
+async def wait_for(
+    etcd: Etcd, condition: Callable[[dict[str, bytes]], bool], *, within_s: float = WAIT_S
+) -> dict[str, bytes]:
+    """Follow everything under the root until ``condition`` holds; the state in which it did."""
+    snapshot = await etcd.get_prefix(keys.ROOT)
+    state = {key: record.value for key, record in snapshot.records.items()}
+    try:
+        async with asyncio.timeout(within_s):
+            if condition(state):
+                return state
+            async with etcd.watch(keys.ROOT, start_revision=snapshot.revision + 1) as watch:
+                async for batch in watch:
+                    if batch.snapshot is not None:
+                        state = {key: record.value for key, record in batch.snapshot.records.items()}
+                    for event in batch.events:
+                        if event.value is None:
+                            state.pop(event.key, None)
+                        else:
+                            state[event.key] = event.value
+                    if condition(state):
+                        return state
+    except TimeoutError:
+        pytest.fail(f"not within {within_s} s; etcd holds {len(state)} keys: {sorted(state)[:20]}")
+    raise AssertionError("a watch never ends by itself")
+
+
+def reflected(state: dict[str, bytes]) -> dict[str, bytes]:
+    """The Kubernetes objects among everything that etcd holds."""
+    return {key: value for key, value in state.items() if key.startswith(keys.K8S)}
+
+
+async def converged(etcd: Etcd, cluster: Cluster, *, within_s: float = WAIT_S) -> None:
+    """Wait until etcd holds exactly the objects that the API server has now, and says that every kind is complete."""
+    wanted = await expected(cluster)
+    await wait_for(etcd, lambda state: state.keys() >= STATUS_KEYS and reflected(state) == wanted, within_s=within_s)
