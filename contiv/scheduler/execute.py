@@ -118,15 +118,11 @@ class Executor:
                 raise
             # Nobody cancels us: the descriptor awaited a future that its connection gave up. That is a
             # failure.
-            error = OperationError(
-                operation.key, operation.verb, cause, text="the data plane's client gave up"
-            )
+            error = OperationError(operation.key, operation.verb, cause, text="the data plane's client gave up")
         except TimeoutError as cause:
             text = str(cause) or f"no answer within {self._timeout_s:g} s"
             error = OperationError(operation.key, operation.verb, cause, text=text)
-        except (
-            Exception
-        ) as cause:  # whatever a descriptor raises is this key's failure and is reported as such
+        except Exception as cause:  # whatever a descriptor raises is this key's failure and is reported as such
             error = OperationError(operation.key, operation.verb, cause)
         return Execution(operation, Result.FAILED if error else Result.DONE, error, started, self._clock())
 

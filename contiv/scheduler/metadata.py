@@ -36,9 +36,7 @@ class Metadata(Mapping[str, object]):
         another."""
         value = self._values.get(key)
         if not isinstance(value, kind):
-            raise SchedulerError(
-                f"metadata of {key}: wanted {kind.__name__}, found {value!r}; declare it a dependency"
-            )
+            raise SchedulerError(f"metadata of {key}: wanted {kind.__name__}, found {value!r}; declare it a dependency")
         return value
 
     def under(self, prefix: str) -> dict[str, object]:

@@ -143,10 +143,7 @@ def _order_arrivals(decisions: Decisions, waits: dict[_Node, set[_Node]]) -> Non
         if key in decisions.removed:
             waits[node].add((Verb.DELETE, key))
         for need in decisions.desired.needs(key):
-            if any(
-                k in decisions.actual and k not in decisions.removed and k not in decisions.rank
-                for k in need.keys
-            ):
+            if any(k in decisions.actual and k not in decisions.removed and k not in decisions.rank for k in need.keys):
                 continue  # one that stays is enough
             for target in need.keys:
                 # Alternatives that were ranked later may themselves wait for this one.

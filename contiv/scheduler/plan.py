@@ -75,9 +75,7 @@ class _Planner:
         self._returning: set[str] = set()  # removed keys that come back, and removed keys that rest on such
         self._updates: set[str] = set()
         self._wanted: set[str] = set()  # to be created or updated
-        self._rank: dict[
-            str, int
-        ] = {}  # those of _wanted whose dependencies will be met, in a possible order
+        self._rank: dict[str, int] = {}  # those of _wanted whose dependencies will be met, in a possible order
 
     def plan(self, touched: set[str]) -> Plan:
         """Decide until nothing changes any more; each round settles at least one more key, so it ends."""
@@ -95,11 +93,7 @@ class _Planner:
         operations, stuck = order(self._decisions())
         if stuck:
             self._cycles.append(stuck)
-        pending = {
-            key: self._unmet(key)
-            for key in sorted(self._wanted - self._rank.keys())
-            if key not in self._cyclic
-        }
+        pending = {key: self._unmet(key) for key in sorted(self._wanted - self._rank.keys()) if key not in self._cyclic}
         return Plan(operations, pending, tuple(self._cycles), tuple(self._adopted))
 
     def _classify(self, touched: set[str], broken: set[str]) -> None:
@@ -231,9 +225,7 @@ class _Planner:
         return ()
 
     def _firm(self, key: str) -> list[str]:
-        return [
-            n.keys[0] for n in self._desired.needs(key) if len(n.keys) == 1 and n.keys[0] in self._desired
-        ]
+        return [n.keys[0] for n in self._desired.needs(key) if len(n.keys) == 1 and n.keys[0] in self._desired]
 
     def _decisions(self) -> Decisions:
         return Decisions(

@@ -114,10 +114,7 @@ def transaction_text(record: TransactionRecord) -> str:
     kind = f"resync {record.resync}" if record.resync else "retry" if record.retry else "update"
     verdict = "reverted" if record.reverted else "failed" if record.errors else "ok"
     head = f"#{record.number} {when}Z {kind} {record.description!r}: {verdict}"
-    lines = [
-        f"{head}, {record.changes} changes, {len(record.operations)} operations, "
-        f"{record.duration_s * 1e3:.1f} ms"
-    ]
+    lines = [f"{head}, {record.changes} changes, {len(record.operations)} operations, {record.duration_s * 1e3:.1f} ms"]
     lines += [_operation_text(operation) for operation in record.operations]
     lines += [f"  undo{_operation_text(operation)[1:]}" for operation in record.undone]
     lines += [f"  pending {key}: waits for {', '.join(unmet)}" for key, unmet in record.pending.items()]

@@ -26,9 +26,7 @@ class Registry:
             if not descriptor.prefix.endswith("/"):
                 raise SchedulerError(f"prefix {descriptor.prefix!r} of {descriptor.name} must end in '/'")
             if descriptor.prefix in self._by_prefix or descriptor.name in self._by_name:
-                raise SchedulerError(
-                    f"descriptor {descriptor.name} ({descriptor.prefix}) is registered twice"
-                )
+                raise SchedulerError(f"descriptor {descriptor.name} ({descriptor.prefix}) is registered twice")
             self._by_prefix[descriptor.prefix] = descriptor
             self._by_name[descriptor.name] = descriptor
         self._check_retrieve_order()
@@ -37,9 +35,7 @@ class Registry:
         for descriptor in self._by_name.values():
             for name in descriptor.retrieve_after:
                 if name not in self._by_name:
-                    raise SchedulerError(
-                        f"{descriptor.name} retrieves after {name!r}, which is not registered"
-                    )
+                    raise SchedulerError(f"{descriptor.name} retrieves after {name!r}, which is not registered")
         try:
             TopologicalSorter({d.name: d.retrieve_after for d in self._by_name.values()}).prepare()
         except OrderCycle as error:

@@ -112,11 +112,20 @@ class Scheduler:
         """All keys that are pending or failed, a live read-only view; empty when desired equals actual."""
         return MappingProxyType(self._unsettled)
 
+    @property
+    def readable(self) -> bool:
+        """Whether the last attempt to read the data plane succeeded."""
+        return not self._blind
+
     def status(self, key: str) -> KeyStatus:
         """How a key stands now."""
         if key in self._unsettled:
             return self._unsettled[key]
         return APPLIED if key in self._actual else REMOVED
+
+    def validate(self, changes: Mapping[str, Value | None]) -> None:
+        """Raise what ``commit`` would raise for these changes before it does anything (``UnknownKeyError``)."""
+        self._stage(changes)
 
     async def commit(self, txn: Txn) -> Outcome:
         """Carry out a transaction; failures of operations are in the outcome, not raised.
@@ -271,6 +280,9 @@ class Scheduler:
         done = {index for index, e in run.executions.items() if e.result is Result.DONE}
         run.undo = reverse(run.plan.operations, done)
         await self._executor().run(run.undo, run.undone)
+        for key in run.plan.adopted:
+            if key in self._desired and key in self._actual:
+                self._actual.put(key, self._desired.values[key], self._desired.needs(key))
 
     # ------------------------------------------------------------------ the account of it
 
@@ -298,7 +310,7 @@ class Scheduler:
         if error is None:
             if desired is None and actual is None:
                 return REMOVED
-            if desired is not None and desired == actual:
+            if desired is not None and actual is not None and self._same(key, desired, actual):
                 return APPLIED
             unmet = self._actual.unmet(self._desired.needs(key)) or run.plan.pending.get(key, ())
             if unmet:
@@ -309,6 +321,9 @@ class Scheduler:
             unread = next((e for e in run.errors if isinstance(e, RetrieveError)), None)
             error = unread or InterruptedOperationError(key, "delete" if desired is None else "create")
         return self._failed(key, error)
+
+    def _same(self, key: str, desired: Value, actual: Value) -> bool:
+        return desired == actual or self._registry.find(key).equivalent(key, actual, desired)
 
     def _failed(self, key: str, error: SchedulerError) -> KeyStatus:
         attempts = self._unsettled[key].attempts + 1 if key in self._unsettled else 1
