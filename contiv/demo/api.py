@@ -7,6 +7,7 @@ else needs them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from types import TracebackType
@@ -28,6 +29,7 @@ Object = dict[str, Any]
 log = get_logger(__name__)
 
 REQUEST_TIMEOUT_S: Final = 30.0
+READY_POLL_S: Final = 0.05
 CONNECTIONS: Final = 64
 STRATEGIC: Final = "application/strategic-merge-patch+json"
 DETAIL_CHARS: Final = 300
@@ -66,8 +68,14 @@ class Api:
         await self._session.close()
         await self._reader.__aexit__(kind, error, trace)
 
-    async def answers(self) -> bool:
-        """Whether the server says that it is ready."""
+    async def ready(self) -> None:
+        """Wait until the server says that it is ready; the caller sets the limit."""
+        while True:
+            if await self._answers():
+                return
+            await asyncio.sleep(READY_POLL_S)
+
+    async def _answers(self) -> bool:
         try:
             await self.request("GET", "/readyz", raw=True)
         except (ApiRefusal, aiohttp.ClientError, TimeoutError, OSError):

@@ -19,7 +19,7 @@ from typing import Any, Final
 from contiv.demo import cni
 from contiv.demo.api import Api, ApiRefusal, Object, pod_path
 from contiv.demo.sandbox import Sandbox
-from contiv.errors import CniError, LinuxError
+from contiv.errors import CniError, DemoError, LinuxError
 from contiv.kube.backoff import Backoff
 from contiv.log import get_logger
 
@@ -40,7 +40,11 @@ class _Pod:
 
 
 class Kubelet:
-    """``run`` until cancelled. ``problems`` holds the last error of each pod that is not up."""
+    """``run`` until cancelled. ``problems`` holds the last error of each pod that is not up.
+
+    ``host_ip`` is the host's address once the network has given it one; ``sandboxes`` what is up, by the
+    pod's UID.
+    """
 
     def __init__(
         self,
@@ -58,7 +62,7 @@ class Kubelet:
         self._namespace = namespace
         self._address = address
         self._logs = logs
-        self._host_ip = ""
+        self.host_ip = ""
         self._room = asyncio.Semaphore(CONCURRENCY)
         self._pods: dict[str, _Pod] = {}
         self.problems: dict[str, str] = {}
@@ -80,9 +84,7 @@ class Kubelet:
         labels = {
             "kubernetes.io/hostname": self._node,
             "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(
-                platform.machine(), platform.machine()
-            ),
+            "kubernetes.io/arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
         }
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self._node, "labels": labels}}
         try:
@@ -100,8 +102,8 @@ class Kubelet:
         while True:
             try:
                 await self._network.status()
-                self._host_ip = await self._address() or ""
-                if self._host_ip:
+                self.host_ip = await self._address() or ""
+                if self.host_ip:
                     return
             except CniError as error:
                 self.problems[self._node] = str(error)
@@ -110,8 +112,8 @@ class Kubelet:
     async def _set_node_status(self, *, ready: bool, reason: str, message: str) -> None:
         self.problems.pop(self._node, None)
         addresses = [{"type": "Hostname", "address": self._node}]
-        if self._host_ip:
-            addresses.insert(0, {"type": "InternalIP", "address": self._host_ip})
+        if self.host_ip:
+            addresses.insert(0, {"type": "InternalIP", "address": self.host_ip})
         condition = _condition("Ready", ready, reason=reason, message=message)
         capacity = {"cpu": "2", "memory": "4Gi", "pods": "250"}
         status = {
@@ -144,7 +146,7 @@ class Kubelet:
         """One pod from its first sight to its end."""
         try:
             if pod.thing["spec"].get("hostNetwork"):
-                await self._report(pod, (self._host_ip,))
+                await self._report(pod, (self.host_ip,))
                 await pod.doomed.wait()
             else:
                 await self._serve_sandbox(uid, pod)
@@ -163,6 +165,8 @@ class Kubelet:
             async with self._room:
                 await self._tear_down(pod, sandbox)
         finally:
+            # also when the demo ends: then the pod is not torn down, but its processes must not stay
+            await sandbox.end_processes()
             del self.sandboxes[uid]
 
     async def _set_up(self, pod: _Pod) -> Sandbox | None:
@@ -182,7 +186,7 @@ class Kubelet:
                     await sandbox.set_up()
                 self.problems.pop(name, None)
                 return sandbox
-            except (CniError, LinuxError) as error:
+            except (CniError, LinuxError, DemoError) as error:
                 self.problems[name] = str(error)
                 log.warning("sandbox failed, trying again", pod=name, node=self._node, error=str(error))
             await _wait(pod.doomed, backoff.next_s())
@@ -195,7 +199,7 @@ class Kubelet:
             try:
                 await sandbox.tear_down()
                 return
-            except (CniError, LinuxError) as error:
+            except (CniError, LinuxError, DemoError) as error:
                 name = pod.thing["metadata"]["name"]
                 self.problems[name] = str(error)
                 log.warning("tear-down failed, trying again", pod=name, node=self._node, error=str(error))
@@ -205,8 +209,8 @@ class Kubelet:
         """Patch the pod's status: running, with its addresses."""
         status = {
             "phase": "Running",
-            "hostIP": self._host_ip,
-            "hostIPs": [{"ip": self._host_ip}],
+            "hostIP": self.host_ip,
+            "hostIPs": [{"ip": self.host_ip}],
             "podIP": addresses[0],
             "podIPs": [{"ip": address} for address in addresses],
             "startTime": _now(),

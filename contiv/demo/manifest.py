@@ -30,9 +30,7 @@ def load(place: Path | None, *, nodes: int) -> list[Object]:
     files = _files(place or SHIPPED)
     things = [thing for file in files for thing in _objects(file)]
     if not things:
-        raise DemoError(
-            f"manifests {place}: no object in {len(files)} files; give files with Kubernetes objects"
-        )
+        raise DemoError(f"manifests {place}: no object in {len(files)} files; give files with Kubernetes objects")
     expanded = [pod for thing in things for pod in _expanded(thing, nodes)]
     return sorted(expanded, key=_order)
 
@@ -107,10 +105,4 @@ def _expanded(thing: Object, nodes: int) -> Iterator[Object]:
 
 def _order(thing: Object) -> int:
     kind = thing["kind"]
-    return (
-        FIRST.index(kind)
-        if kind in FIRST
-        else len(FIRST) + LAST.index(kind) + 1
-        if kind in LAST
-        else len(FIRST)
-    )
+    return FIRST.index(kind) if kind in FIRST else len(FIRST) + LAST.index(kind) + 1 if kind in LAST else len(FIRST)

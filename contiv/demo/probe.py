@@ -119,9 +119,7 @@ class _Echo:
         self._target = target
         self._identifier = secrets.randbits(16)
         self._sequence = 0
-        self._socket = socket.socket(
-            socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMP
-        )
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMP)
 
     def __enter__(self) -> _Echo:
         return self

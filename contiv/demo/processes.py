@@ -93,9 +93,7 @@ async def start(
     return Process(name, child, log)
 
 
-async def ready(
-    process: Process, check: Callable[[], Awaitable[bool]], *, timeout_s: float, what: str
-) -> None:
+async def ready(process: Process, check: Callable[[], Awaitable[bool]], *, timeout_s: float, what: str) -> None:
     """Wait until ``check`` holds; DemoError with the log's end if it ends or time runs out first."""
     try:
         async with asyncio.timeout(timeout_s):

@@ -33,9 +33,7 @@ def main(name: str, ports: list[str]) -> None:
             role, connection = key.data
             try:
                 role(selector, connection, name)
-            except (
-                OSError
-            ):  # the client has gone, or cannot take more: it loses its connection, nobody else does
+            except OSError:  # the client has gone, or cannot take more: it loses its connection, nobody else does
                 if role is answer:
                     close(selector, connection)
 

@@ -67,9 +67,7 @@ class RunDirectory:
         self.tag = tag_of(self.path)
         lock = _try_lock(self.path)
         if lock is None:
-            raise DemoError(
-                f"directory {self.path}: another demo runs in it; stop it or choose another directory"
-            )
+            raise DemoError(f"directory {self.path}: another demo runs in it; stop it or choose another directory")
         self._lock = lock
         sweep(self.path, keep_directory=True)
         os.pwrite(lock, f"{MARK} {os.getpid()}\n".encode(), 0)

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from contiv.demo import cni, processes
-from contiv.errors import CniError
+from contiv.errors import CniError, ContivError
 from contiv.linux import netns
 
 RESPONDER: Final = "contiv.vpp/responder"
 NAME_CHARS_MAX: Final = 120
+PROCESS_GRACE_S: Final = 1.0
 
 Object = dict[str, Any]
 
@@ -58,24 +59,28 @@ class Sandbox:
         return tuple(ip["address"].partition("/")[0] for ip in (self._result or {}).get("ips", ()))
 
     async def set_up(self) -> None:
-        """Namespace, network, processes. After a failure all is taken back, and the CniError goes on."""
+        """Namespace, network, processes. After a failure all is taken back, and the error goes on."""
         try:
             await asyncio.to_thread(netns.create, self._namespace)
             self._result = _with_address(await self._network.add(self._cni))
             await self._start_processes()
-        except BaseException:
-            await asyncio.shield(self.tear_down())
+        except ContivError:
+            await self.tear_down()
             raise
 
     async def tear_down(self) -> None:
         """Processes, network, namespace; each step tolerates that there is nothing to do."""
-        for process in self._processes:
-            await process.stop(grace_s=1.0)
-        self._processes.clear()
+        await self.end_processes()
         try:
             await self._network.remove(self._cni, self._result)
         finally:
             await asyncio.to_thread(netns.delete, self._namespace)
+
+    async def end_processes(self) -> None:
+        """End what runs in the pod."""
+        for process in self._processes:
+            await process.stop(grace_s=PROCESS_GRACE_S)
+        self._processes.clear()
 
     async def _start_processes(self) -> None:
         for container in self.pod["spec"].get("containers", ()):

@@ -33,9 +33,7 @@ class Wire:
 
     async def plug(self, number: int, node_netns: str) -> None:
         """A cable from the switch to ``uplink`` in the node's namespace; ``number`` names the port."""
-        await self._workers.inside(
-            netns.path_of(self._namespace), lambda: _cable(f"port{number}", node_netns)
-        )
+        await self._workers.inside(netns.path_of(self._namespace), lambda: _cable(f"port{number}", node_netns))
         await self._workers.inside(node_netns, _far_end)
 
 
@@ -54,9 +52,7 @@ def _cable(port: str, node_netns: str) -> None:
             ipv6.set_enabled(port, False)
             index = _index(conversation, port)
             bridge = _index(conversation, BRIDGE)
-            conversation.run(
-                [links.set_master(index, bridge, name=port), links.set_up(index, True, name=port)]
-            )
+            conversation.run([links.set_master(index, bridge, name=port), links.set_up(index, True, name=port)])
     finally:
         os.close(target)
 

@@ -19,8 +19,7 @@ def cluster(nodes: int, pods: int) -> list[Endpoint]:
         name = f"node-{node}"
         found.append(Endpoint("host", name, name, f"/n/{node}", f"172.30.{node}.2"))
         found += [
-            Endpoint("pod", f"p{node}-{pod}", name, f"/p/{node}/{pod}", f"10.1.{node}.{pod}")
-            for pod in range(pods)
+            Endpoint("pod", f"p{node}-{pod}", name, f"/p/{node}/{pod}", f"10.1.{node}.{pod}") for pod in range(pods)
         ]
     return found
 

@@ -24,9 +24,7 @@ async def test_what_does_not_answer_is_lost(workers: Workers, loopback_netns: st
     assert pings.lost == 2
 
 
-async def test_the_first_reply_is_timed_and_its_absence_noticed(
-    workers: Workers, loopback_netns: str
-) -> None:
+async def test_the_first_reply_is_timed_and_its_absence_noticed(workers: Workers, loopback_netns: str) -> None:
     before = time.perf_counter()
     reply = await probe.first_reply(workers, loopback_netns, "127.0.0.1", timeout_s=2)
     assert reply is not None

@@ -1,0 +1,231 @@
+"""The demo cluster as a whole: etcd, API server, KSR, nodes; up, watched, and gone without a trace.
+
+In: how many nodes, which data plane, which API server. Out: a ``DemoCluster`` with Ready nodes that makes
+pods real. Everything it starts is stopped in the opposite order, then the run directory's sweep takes what is
+left. A process that ends by itself ends the demo with an error that shows its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from contiv.demo import commands, processes
+from contiv.demo.api import Api, ApiRefusal, Object, key_of
+from contiv.demo.kubelet import Kubelet
+from contiv.demo.node import Node
+from contiv.demo.placement import Placement, is_ready
+from contiv.demo.rundir import RunDirectory
+from contiv.demo.wire import Wire
+from contiv.errors import DemoError
+from contiv.linux.netns import Workers
+from contiv.store.embedded import EmbeddedEtcd
+
+API_READY_S: Final = 20.0
+NODES_READY_S: Final = 60.0
+PODS_READY_S: Final = 60.0
+NODES_MAX: Final = 64
+STUCK_SHOWN: Final = 10
+
+Say = Callable[[str], None]
+
+
+class DemoCluster:
+    """An async context manager; inside, all nodes are Ready."""
+
+    def __init__(
+        self,
+        nodes: int = 2,
+        *,
+        dataplane: str = "auto",
+        kubeconfig: str | None = None,
+        directory: Path | None = None,
+        say: Say = lambda _: None,
+    ) -> None:
+        if not 1 <= nodes <= NODES_MAX:
+            raise DemoError(f"nodes = {nodes}: out of range; choose a number from 1 to {NODES_MAX}")
+        self._count = nodes
+        self._dataplane = dataplane
+        self._given_kubeconfig = kubeconfig
+        self._say = say
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.rundir = RunDirectory(directory)
+        self.nodes: list[Node] = []
+        self.kubelets: dict[str, Kubelet] = {}
+        self.kubeconfig = kubeconfig or ""
+        self.etcd = ""
+        self.workers: Workers
+        self.api: Api
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._build()
+        except BaseException as error:
+            # what was built is taken down as if the body had failed
+            if not await self.__aexit__(type(error), error, error.__traceback__):
+                raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._say("cleaning up")
+        # first of all nobody may take the stopping for a failure
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        return await self._stack.__aexit__(kind, error, trace)
+
+    # ---- up ----------------------------------------------------------------------------------------------
+
+    async def _build(self) -> None:
+        enter = self._stack.enter_async_context
+        plugins = commands.plugin_directories()
+        await enter(self.rundir)
+        self.workers = Workers()
+        self._stack.callback(self.workers.close)
+        self._group = await enter(asyncio.TaskGroup())
+        self._say("starting etcd")
+        self.etcd = (await enter(EmbeddedEtcd(self.rundir.path / "etcd"))).unix_endpoint
+        self._say("starting the API server" if not self._given_kubeconfig else "reaching the API server")
+        await self._start_api()
+        await self._start_ksr()
+        self._say(f"starting {self._count} nodes")
+        await self._start_nodes()
+        for node in self.nodes:
+            self.kubelets[node.name] = node.kubelet(self.api, plugins)
+            self._task(self.kubelets[node.name].run(), f"kubelet {node.name}")
+        names = frozenset(node.name for node in self.nodes)
+        self._task(Placement(self.api, names).run(), "placement")
+        await self._nodes_ready()
+
+    async def _start_api(self) -> None:
+        if not self._given_kubeconfig:
+            self.kubeconfig = str(self.rundir.path / "kubeconfig")
+            place = Path(self.kubeconfig)
+
+            async def written() -> bool:
+                return await asyncio.to_thread(place.exists)
+
+            argv = commands.emulated_api(kubeconfig=place)
+            server = await self._process("kube", argv)
+            await processes.ready(server, written, timeout_s=API_READY_S, what="kubeconfig")
+        self.api = await self._stack.enter_async_context(Api(self.kubeconfig))
+        try:
+            async with asyncio.timeout(API_READY_S):
+                await self.api.ready()
+        except TimeoutError:
+            raise DemoError(
+                f"API server of {self.kubeconfig}: not ready after {API_READY_S:g} s; check that it runs"
+            ) from None
+
+    async def _start_ksr(self) -> None:
+        await self._process("ksr", commands.ksr(kubeconfig=self.kubeconfig, etcd=self.etcd))
+
+    async def _start_nodes(self) -> None:
+        wire = Wire(self.workers, self.rundir.namespace("wire"))
+        await wire.build()
+        for number in range(1, self._count + 1):
+            node = Node(number, rundir=self.rundir, workers=self.workers)
+            self.nodes.append(node)
+            await node.start(wire, etcd=self.etcd, dataplane=self._dataplane)
+            self._stack.push_async_callback(node.stop)
+            self._guard(node.init)
+
+    async def _nodes_ready(self) -> None:
+        waiting = {node.name for node in self.nodes}
+        try:
+            async with asyncio.timeout(NODES_READY_S), aclosing(self.api.watch("/api/v1/nodes")) as watched:
+                async for known in watched:
+                    waiting -= {name for name, node in known.items() if is_ready(node)}
+                    if not waiting:
+                        return
+        except TimeoutError:
+            raise self._not_ready(waiting) from None
+
+    def _not_ready(self, names: set[str]) -> DemoError:
+        first = next(node for node in self.nodes if node.name in names)
+        reason = self.kubelets[first.name].problems.get(first.name, "the network plugin did not say why")
+        problem = f"not Ready after {NODES_READY_S:g} s ({reason})"
+        return first.init.failed(problem)
+
+    # ---- pods --------------------------------------------------------------------------------------------
+
+    async def create(self, thing: Object) -> Object:
+        """Create an object of a manifest, or take the one that is there."""
+        try:
+            created = await self.api.create(thing)
+        except ApiRefusal as refusal:
+            if refusal.reason != "AlreadyExists":
+                raise
+            path = await self.api.collection(thing)
+            created = await self.api.request("GET", f"{path}/{thing['metadata']['name']}")
+        if thing["kind"] == "Namespace":
+            await self._service_account(thing["metadata"]["name"])
+        return created
+
+    async def _service_account(self, namespace: str) -> None:
+        """A real API server admits no pod without it, and without its controllers nobody else makes it."""
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+        try:
+            await self.api.create(account, namespace=namespace)
+        except ApiRefusal as refusal:
+            if refusal.reason != "AlreadyExists":
+                raise
+
+    async def running(self, pods: set[str], *, seen: Callable[[str, Object], None]) -> None:
+        """Wait until every pod (``namespace/name``) runs with an address; ``seen`` hears of each once, at
+        once.
+        """
+        waiting = set(pods)
+        try:
+            async with asyncio.timeout(PODS_READY_S), aclosing(self.api.watch("/api/v1/pods")) as watched:
+                async for known in watched:
+                    for key in waiting & known.keys():
+                        if known[key].get("status", {}).get("podIP"):
+                            waiting.discard(key)
+                            seen(key, known[key])
+                    if not waiting:
+                        return
+        except TimeoutError:
+            raise DemoError(self._stuck(waiting)) from None
+
+    def _stuck(self, waiting: set[str]) -> str:
+        known = {name: problem for kubelet in self.kubelets.values() for name, problem in kubelet.problems.items()}
+        lines = [f"{len(waiting)} pods are not running after {PODS_READY_S:g} s:"]
+        unknown = "not bound to a node, or still being set up"
+        lines += [f"  {key}: {known.get(key.partition('/')[2], unknown)}" for key in sorted(waiting)[:STUCK_SHOWN]]
+        return "\n".join(lines)
+
+    def sandbox_netns(self, pod: Object) -> str:
+        """The namespace of a pod that runs; the node's for one on the host's network."""
+        node = next(node for node in self.nodes if node.name == pod["spec"]["nodeName"])
+        sandbox = self.kubelets[node.name].sandboxes.get(pod["metadata"]["uid"])
+        if sandbox is None and not pod["spec"].get("hostNetwork"):
+            raise DemoError(f"pod {key_of(pod)}: has no sandbox on {node.name} any more; was it deleted?")
+        return node.netns if sandbox is None else sandbox.netns
+
+    # ---- tasks and processes -----------------------------------------------------------------------------
+
+    async def _process(self, name: str, argv: list[str]) -> processes.Process:
+        process = await processes.start(name, argv, log=self.rundir.path / f"{name}.log")
+        self._stack.push_async_callback(process.stop)
+        self._guard(process)
+        return process
+
+    def _guard(self, process: processes.Process) -> None:
+        """End the demo when the process ends by itself."""
+
+        async def watch() -> None:
+            code = await process.wait()
+            raise process.failed(f"ended with code {code}")
+
+        self._task(watch(), f"guard {process.name}")
+
+    def _task(self, work: Coroutine[None, None, None], name: str) -> None:
+        self._tasks.append(self._group.create_task(work, name=name))
