@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from contiv.cni import model
+from contiv.cni import model, server
 from contiv.errors import CniError
 from contiv.model.ip import Address, Network
 
@@ -270,3 +270,16 @@ class TestLog:
         outcome = await runtime.call("ADD", runtime.config(logFile=path))
         assert outcome.result
         assert b"cannot log to" in outcome.stderr
+
+
+async def test_whole_calls_are_clean_under_the_sanitizers(sanitized: Any, agent: Any) -> None:
+    """Leaks included, on the way of success and on the way of failure."""
+    options = {"ASAN_OPTIONS": "exitcode=99", "UBSAN_OPTIONS": "exitcode=99"}
+    async with server.serve(agent, socket=sanitized.socket, check_netns=lambda _path: None):
+        added = (await sanitized.call("ADD", **options)).result
+        config = sanitized.config(prevResult=added)
+        assert (await sanitized.call("CHECK", config, **options)).succeeded_silently()
+        agent.fails = CniError(112, "full")
+        assert (await sanitized.call("DEL", config, **options)).error["code"] == 112
+        agent.fails = None
+        assert (await sanitized.call("DEL", config, **options)).succeeded_silently()
