@@ -17,6 +17,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from contiv.errors import SchedulerError
+from contiv.scheduler.descriptor import Dependency
 from contiv.scheduler.errors import BlockedError, InterruptedOperationError, OperationError, PendingError
 from contiv.scheduler.graph import Graph
 from contiv.scheduler.metadata import Metadata
@@ -64,9 +65,13 @@ class Executor:
         self._timeout_s = timeout_s
         # Deletes under way: two alternatives that go at the same time must not vouch for each other.
         self._leaving: set[str] = set()
+        # Keys that are to be deleted, or whose operation failed: they may be there, but not as the plan has
+        # them.
+        self._dubious: set[str] = set()
 
     async def run(self, operations: Sequence[Operation], executions: dict[int, Execution]) -> None:
         """Execute all; ``executions`` fills by position in the order of completion, also when cancelled."""
+        self._dubious = {operation.key for operation in operations if operation.verb is Verb.DELETE}
         waiting = [len(operation.after) for operation in operations]
         followers: list[list[int]] = [[] for _ in operations]
         for index, operation in enumerate(operations):
@@ -107,6 +112,7 @@ class Executor:
         started = self._clock()
         closed = self._gate(operation)
         if closed is not None:
+            self._dubious.add(operation.key)
             return Execution(operation, Result.SKIPPED, closed, started, started)
         error: OperationError | None = None
         try:
@@ -124,6 +130,10 @@ class Executor:
             error = OperationError(operation.key, operation.verb, cause, text=text)
         except Exception as cause:  # whatever a descriptor raises is this key's failure and is reported as such
             error = OperationError(operation.key, operation.verb, cause)
+        if error is not None:
+            self._dubious.add(operation.key)
+        elif operation.verb is not Verb.DELETE:
+            self._dubious.discard(operation.key)
         return Execution(operation, Result.FAILED if error else Result.DONE, error, started, self._clock())
 
     def _gate(self, operation: Operation) -> SchedulerError | None:
@@ -134,8 +144,21 @@ class Executor:
         if operation.verb is Verb.CREATE and key in self._actual:
             return OperationError(key, operation.verb, None, text="its old value could not be deleted")
         assert operation.new is not None
-        unmet = self._actual.unmet(self._registry.needs(key, operation.new), without=self._leaving)
+        unmet = self._unmet(operation.verb, key, self._registry.needs(key, operation.new))
         return PendingError(key, [str(need) for need in unmet]) if unmet else None
+
+    def _unmet(self, verb: Verb, key: str, needs: tuple[Dependency, ...]) -> list[Dependency]:
+        """Dependencies that stop an arrival.
+
+        Dubious keys do not count among alternatives, nor for an update that moves to other dependencies: the
+        plan's order is free of circles only for the values that it wants, not for old ones that failed to go.
+        """
+        moves = verb is Verb.UPDATE and needs != self._actual.needs(key)
+        return [
+            need
+            for need in needs
+            if not self._actual.met(need, without=self._dubious if moves or len(need.keys) > 1 else ())
+        ]
 
     async def _apply(self, operation: Operation) -> None:
         key, old, new = operation.key, operation.old, operation.new

@@ -66,9 +66,9 @@ class Graph:
         """Whether the dependency is satisfied by present keys other than those of ``without``."""
         return any(key in self.values and key not in without for key in need.keys)
 
-    def unmet(self, needs: tuple[Dependency, ...], *, without: Container[str] = ()) -> tuple[Dependency, ...]:
-        """Those of the dependencies that no present key satisfies, ``without`` not counted."""
-        return tuple(need for need in needs if not self.met(need, without=without))
+    def unmet(self, needs: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
+        """Those of the dependencies that no present key satisfies."""
+        return tuple(need for need in needs if not self.met(need))
 
     def resting_on(self, key: str, *, without: Set[str] = _NOBODY) -> str | None:
         """The first present key that could not exist without ``key`` and ``without``; None if it may go."""

@@ -198,40 +198,50 @@ def _operation(decisions: Decisions, node: _Node, *, wave: int, after: tuple[int
     return Operation(key, verb, old, new, after=after, wave=wave, reason=reason)
 
 
-def reverse(operations: Sequence[Operation], executed: Collection[int]) -> tuple[Operation, ...]:
-    """The undoing of the executed positions: inverse operations in reverse order, waiting the other way
-    round.
+def reverse(registry: Registry, operations: Sequence[Operation], executed: Sequence[int]) -> tuple[Operation, ...]:
+    """The undoing of the executed positions, given in the order in which they were done.
 
-    Operations that were not executed are left out, but what they tied together stays tied.
+    What was done later is undone earlier wherever two operations have to do with each other: because the plan
+    said so, also through operations that were not executed, or because one rests on the other's key.
     """
-    behind = _closure(operations, executed)
-    chosen = sorted(executed, reverse=True)
-    position = {index: place for place, index in enumerate(chosen)}
-    followers: dict[int, list[int]] = {index: [] for index in chosen}
-    for index in chosen:
-        for earlier in behind[index]:
-            followers[earlier].append(position[index])
+    done_at = {index: place for place, index in enumerate(executed)}
+    undone_after = _planned_ties(operations, done_at)
+    by_key: dict[str, list[int]] = {}
+    for index in executed:
+        by_key.setdefault(operations[index].key, []).append(index)
+    for index in executed:
+        for target in _touched(registry, operations[index]):
+            for other in by_key.get(target, ()):
+                earlier, later = sorted((index, other), key=done_at.__getitem__)
+                undone_after[earlier].add(later)
+    position = {index: place for place, index in enumerate(reversed(executed))}
     result: list[Operation] = []
-    for index in chosen:
+    for index in reversed(executed):
         done = operations[index]
-        after = tuple(sorted(followers[index]))
+        after = tuple(sorted(position[later] for later in undone_after[index]))
         wave = 1 + max((result[place].wave for place in after), default=-1)
         verb = {Verb.CREATE: Verb.DELETE, Verb.DELETE: Verb.CREATE, Verb.UPDATE: Verb.UPDATE}[done.verb]
         result.append(Operation(done.key, verb, done.new, done.old, after=after, wave=wave, reason="revert"))
     return tuple(result)
 
 
-def _closure(operations: Sequence[Operation], executed: Collection[int]) -> list[set[int]]:
-    """For each operation the executed ones just before it, looking through those that were not executed."""
+def _touched(registry: Registry, operation: Operation) -> Iterator[str]:
+    for value in (operation.old, operation.new):
+        if value is not None:
+            for need in registry.needs(operation.key, value):
+                yield from need.keys
+
+
+def _planned_ties(operations: Sequence[Operation], executed: Collection[int]) -> dict[int, set[int]]:
+    """For each executed operation those that waited for it, looking through what was not executed."""
     behind: list[set[int]] = []
-    for operation in operations:
-        behind.append(set(_through(operation, behind, executed)))
-    return behind
-
-
-def _through(operation: Operation, behind: Sequence[set[int]], executed: Collection[int]) -> Iterator[int]:
-    for index in operation.after:
+    ties: dict[int, set[int]] = {index: set() for index in executed}
+    for index, operation in enumerate(operations):
+        before: set[int] = set()
+        for earlier in operation.after:
+            before.update((earlier,) if earlier in executed else behind[earlier])
+        behind.append(before)
         if index in executed:
-            yield index
-        else:
-            yield from behind[index]
+            for earlier in before:
+                ties[earlier].add(index)
+    return ties

@@ -186,7 +186,8 @@ class _Planner:
     def _available(self, key: str) -> bool:
         if key in self._wanted:
             return key in self._rank
-        return key in self._actual and key not in self._removed
+        # What is there but unwanted (a delete that failed before) will go: nothing new is built on it.
+        return key in self._actual and key in self._desired and key not in self._removed
 
     def _find_cycle(self) -> bool:
         """Find circles through keys that could not be ranked and through keys that an update ties anew."""

@@ -124,7 +124,8 @@ class Scheduler:
         return APPLIED if key in self._actual else REMOVED
 
     def validate(self, changes: Mapping[str, Value | None]) -> None:
-        """Raise what ``commit`` would raise for these changes before it does anything (``UnknownKeyError``)."""
+        """Raise what ``commit`` would raise for these changes before it does anything
+        (``UnknownKeyError``)."""
         self._stage(changes)
 
     async def commit(self, txn: Txn) -> Outcome:
@@ -277,8 +278,8 @@ class Scheduler:
                 self._desired.remove(key)
             else:
                 self._desired.put(key, value, self._registry.needs(key, value))
-        done = {index for index, e in run.executions.items() if e.result is Result.DONE}
-        run.undo = reverse(run.plan.operations, done)
+        done = [index for index, e in run.executions.items() if e.result is Result.DONE]
+        run.undo = reverse(self._registry, run.plan.operations, done)
         await self._executor().run(run.undo, run.undone)
         for key in run.plan.adopted:
             if key in self._desired and key in self._actual:

@@ -1,8 +1,8 @@
 """A scripted data plane that checks the order of what is done to it.
 
-``Southbound`` holds objects, writes down operations, fails on demand and notes every violation: a create before its
-dependencies, a delete under a dependent, a wrong old value or handle. Tests assert that ``violations`` is empty;
-raising inside a descriptor would only look like one more failed operation.
+``Southbound`` holds objects, writes down operations, fails on demand and notes every violation: a create
+before its dependencies, a delete under a dependent, a wrong old value or handle. Tests assert that
+``violations`` is empty; raising inside a descriptor would only look like one more failed operation.
 """
 
 from __future__ import annotations
@@ -197,9 +197,7 @@ def held(southbound: Southbound) -> dict[str, tuple[object, ...]]:
     return {key: essence(item) for key, item in southbound.objects.items()}
 
 
-def make_scheduler(
-    southbound: Southbound, *, kinds: Iterable[str] = ("a", "b"), **options: object
-) -> Scheduler:
+def make_scheduler(southbound: Southbound, *, kinds: Iterable[str] = ("a", "b"), **options: object) -> Scheduler:
     """A scheduler over a southbound; kind "b" retrieves after "a"."""
     names = list(kinds)
     descriptors = [

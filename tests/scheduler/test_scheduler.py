@@ -79,9 +79,7 @@ async def test_removal_of_a_dependency_makes_dependents_pending_by_deleting_them
 
 
 async def test_recreate_takes_all_that_rests_on_the_key_along(scheduler, south):
-    await update(
-        scheduler, {"a/1": Item(), "b/x": Item(needs=("a/1",)), "b/y": Item(needs=("b/x",)), "b/z": Item()}
-    )
+    await update(scheduler, {"a/1": Item(), "b/x": Item(needs=("a/1",)), "b/y": Item(needs=("b/x",)), "b/z": Item()})
     south.take_history()
     await update(scheduler, {"a/1": Item(shape=1)})
     assert south.take_history() == [
@@ -118,7 +116,8 @@ async def test_value_moves_to_another_dependency_in_place_before_the_old_one_goe
 
 
 async def test_move_off_a_key_that_is_recreated_below_does_not_lock_up(scheduler, south):
-    """x moves from d to n; n rests on e, which is recreated, and d rests on e as well: an update would be a circle."""
+    """x moves from d to n; n rests on e, which is recreated, and d rests on e as well: an update would be a
+    circle."""
     first = {"a/e": Item(), "a/d": Item(needs=("a/e",)), "b/x": Item(needs=("a/d",))}
     await update(scheduler, first)
     south.take_history()
@@ -157,9 +156,7 @@ async def test_exclusive_resource_is_freed_before_another_takes_it(scheduler, so
     await update(scheduler, {"a/old": Item(claims=("10.1.1.2",))})
     gate = south.gate("delete a/old")
     async with asyncio.TaskGroup() as group:
-        group.create_task(
-            update(scheduler, {"a/old": None, "a/new": Item(claims=("10.1.1.2",)), "a/free": Item()})
-        )
+        group.create_task(update(scheduler, {"a/old": None, "a/new": Item(claims=("10.1.1.2",)), "a/free": Item()}))
         while "a/free" not in south.objects:
             await asyncio.sleep(0)
         assert "a/new" not in south.objects
@@ -238,9 +235,7 @@ async def test_metadata_is_there_before_dependents_start_and_gone_after_the_dele
 # ---------------------------------------------------------------------- failures
 
 
-async def test_failed_key_stops_only_what_needs_it_and_is_retried_with_growing_delays(
-    scheduler, south, clock
-):
+async def test_failed_key_stops_only_what_needs_it_and_is_retried_with_growing_delays(scheduler, south, clock):
     south.fail("create a/1", times=2)
     outcome = await update(scheduler, {"a/1": Item(), "b/x": Item(needs=("a/1",)), "a/2": Item()})
     assert south.take_history() == ["create a/2"]
@@ -461,9 +456,7 @@ async def test_resync_over_a_right_data_plane_does_nothing_and_refreshes_metadat
 
 
 async def test_full_resync_changes_what_differs_and_removes_what_nobody_wants(scheduler, south):
-    await update(
-        scheduler, {"a/1": Item(), "a/2": Item(data=1), "a/stale": Item(), "b/x": Item(needs=("a/1",))}
-    )
+    await update(scheduler, {"a/1": Item(), "a/2": Item(data=1), "a/stale": Item(), "b/x": Item(needs=("a/1",))})
     south.take_history()
     successor = make_scheduler(south)
     wanted = {
@@ -536,9 +529,7 @@ async def test_first_resync_that_cannot_read_leaves_the_data_plane_of_the_predec
 
 async def test_history_tells_what_was_done_as_text_and_json(scheduler, south):
     south.fail("create a/bad")
-    await update(
-        scheduler, {"a/1": Item(), "a/bad": Item(), "b/x": Item(needs=("a/no",))}, description="pod x"
-    )
+    await update(scheduler, {"a/1": Item(), "a/bad": Item(), "b/x": Item(needs=("a/no",))}, description="pod x")
     text = scheduler.history.to_text()
     assert "#1 " in text
     assert "update 'pod x': failed, 3 changes, 2 operations" in text

@@ -1,7 +1,8 @@
-"""The scheduler's promises over random configurations: from any to any other, through failures, drift and reverts.
+"""The scheduler's promises over random configurations: from any to any other, through failures, drift and
+reverts.
 
-The oracle is ``attainable``: from below, every value whose dependencies are there. The southbound itself notes each
-create before its dependencies and each delete under a dependent.
+The oracle is ``attainable``: from below, every value whose dependencies are there. The southbound itself
+notes each create before its dependencies and each delete under a dependent.
 """
 
 from __future__ import annotations
@@ -21,17 +22,14 @@ quick = settings(max_examples=int(os.environ.get("CONTIV_EXAMPLES", "40")), dead
 
 @st.composite
 def configurations(draw, *, acyclic=True):
-    """Some of the keys, each with dependencies among those before it in a random order; some will be absent."""
+    """Some of the keys, each with dependencies among those before it in a random order; some will be
+    absent."""
     order = draw(st.permutations(KEYS))
     configuration = {}
     for position, key in enumerate(order):
         if draw(st.integers(0, 3)) == 0:
             continue
-        below = (
-            st.sampled_from(order[:position] if acyclic else order)
-            if position or not acyclic
-            else st.nothing()
-        )
+        below = st.sampled_from(order[:position] if acyclic else order) if position or not acyclic else st.nothing()
         needs = draw(st.lists(below, max_size=2, unique=True)) if position or not acyclic else []
         any_of = ()
         if acyclic and position > 1 and draw(st.integers(0, 3)) == 0:
