@@ -3,9 +3,9 @@
     python bench/ksr.py [--pods 10000] [--repeat 3] [-o json]
 
 Each contestant is a process of its own and pays for itself: CPU (user and system) and growth of its peak resident
-memory from after its imports to the end. ``ksr`` goes all the way, election and writes to a real etcd included, and what etcd
-holds is counted afterwards. ``official`` is ``list_pod_for_all_namespaces`` of the ``kubernetes`` package, which
-stores nothing, in one piece and by pages of 500. The API server is a third process that sends prepared bytes.
+memory from after its imports to the end. ``ksr`` goes all the way, election and writes to a real etcd included, and
+what etcd holds is counted afterwards. ``official`` is ``list_pod_for_all_namespaces`` of the ``kubernetes`` package,
+which stores nothing, in one piece and by pages of 500. The API server is a third process that sends prepared bytes.
 Targets: 10 times less CPU, 5 times less memory, against the better of the official rows.
 """
 

@@ -77,9 +77,7 @@ async def run(
         if metrics_address:
             await stack.enter_async_context(process_metrics.serve(metrics_address, registry, health))
         etcd = await stack.enter_async_context(
-            await Etcd.connect(
-                etcd_endpoints, tls=etcd_tls, auth=etcd_auth, timeout_s=ETCD_TIMEOUT_S, wait=False
-            )
+            await Etcd.connect(etcd_endpoints, tls=etcd_tls, auth=etcd_auth, timeout_s=ETCD_TIMEOUT_S, wait=False)
         )
         health.add_readiness("etcd", lambda: None if etcd.connected else "not connected")
         client = await stack.enter_async_context(KubeClient(source))

@@ -24,9 +24,7 @@ class KsrMetrics:
             registry=registry,
         )
         self.objects = Gauge("contiv_ksr_objects", "objects in etcd", kind, registry=registry)
-        self.synced = Gauge(
-            "contiv_ksr_synced", "1 while etcd follows the API server", kind, registry=registry
-        )
+        self.synced = Gauge("contiv_ksr_synced", "1 while etcd follows the API server", kind, registry=registry)
         self.lag = Histogram(
             "contiv_ksr_lag_seconds",
             "from an event's arrival to its commit in etcd",

@@ -85,9 +85,7 @@ class Reflector:
 
     async def _reflect(self, *, on_sync: Callable[[], None]) -> None:
         """Observe and write until a write fails."""
-        observed = observe(
-            self._client, self.kind.collection_path, report=self._report_failure, limit=self._page_limit
-        )
+        observed = observe(self._client, self.kind.collection_path, report=self._report_failure, limit=self._page_limit)
         async with aclosing(observed) as observations:
             async for observation in observations:
                 await self._take(observation)
@@ -130,9 +128,7 @@ class Reflector:
             synced_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         key = keys.ksr_status(self.kind.plural)
-        await self._etcd.write(
-            {key: msgspec.json.encode(status)}, guard=self._guard, timeout_s=STORE_TIMEOUT_S
-        )
+        await self._etcd.write({key: msgspec.json.encode(status)}, guard=self._guard, timeout_s=STORE_TIMEOUT_S)
         self._set_synced(True)
         self._metrics.resyncs.labels(self.kind.plural).inc()
         self._log.info("kind_synced", resource_version=resource_version, objects=len(self._mirror))

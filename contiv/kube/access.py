@@ -204,12 +204,8 @@ def _select(config: _Kubeconfig, path: str, *, context: str | None) -> tuple[_Cl
 
 def _tls_of(cluster: _Cluster, user: _User, base: Path) -> ssl.SSLContext:
     return _tls(
-        ca=_material(
-            cluster.certificate_authority_data, cluster.certificate_authority, base, "certificate-authority"
-        ),
-        certificate=_material(
-            user.client_certificate_data, user.client_certificate, base, "client-certificate"
-        ),
+        ca=_material(cluster.certificate_authority_data, cluster.certificate_authority, base, "certificate-authority"),
+        certificate=_material(user.client_certificate_data, user.client_certificate, base, "client-certificate"),
         key=_material(user.client_key_data, user.client_key, base, "client-key"),
         verify=not cluster.insecure_skip_tls_verify,
     )
@@ -232,9 +228,7 @@ def _read(path: Path, key: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(
-            key, str(path), str(error), remedy="make the file readable for this process"
-        ) from error
+        raise ConfigError(key, str(path), str(error), remedy="make the file readable for this process") from error
 
 
 def _read_text(path: Path, key: str) -> str:
@@ -245,9 +239,7 @@ def _read_text(path: Path, key: str) -> str:
 
 
 @functools.lru_cache(maxsize=TLS_CONTEXTS_MAX)
-def _tls(
-    *, ca: bytes = b"", certificate: bytes = b"", key: bytes = b"", verify: bool = True
-) -> ssl.SSLContext:
+def _tls(*, ca: bytes = b"", certificate: bytes = b"", key: bytes = b"", verify: bool = True) -> ssl.SSLContext:
     """A client context for this material. Cached, so that reading the same files again keeps connections
     alive.
     """
@@ -295,10 +287,7 @@ def _from_official_client(path: str, *, context: str | None, expects_credentials
     server = str(config.host).rstrip("/")
     tls = None
     if not server.startswith("http://"):
-        files = [
-            Path(f).read_bytes() if f else b""
-            for f in (config.ssl_ca_cert, config.cert_file, config.key_file)
-        ]
+        files = [Path(f).read_bytes() if f else b"" for f in (config.ssl_ca_cert, config.cert_file, config.key_file)]
         tls = _tls(ca=files[0], certificate=files[1], key=files[2], verify=bool(config.verify_ssl))
     return Access(
         server=server,

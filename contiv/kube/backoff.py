@@ -17,9 +17,7 @@ LAST_S: Final = 10.0
 class Backoff:
     """Delays of one streak of failures, each at most ``last_s`` and drawn from [half, full] of its step."""
 
-    def __init__(
-        self, *, first_s: float = FIRST_S, last_s: float = LAST_S, rng: random.Random | None = None
-    ) -> None:
+    def __init__(self, *, first_s: float = FIRST_S, last_s: float = LAST_S, rng: random.Random | None = None) -> None:
         self._first_s = first_s
         self._last_s = last_s
         self._rng = rng or random.Random()

@@ -100,9 +100,7 @@ class KubeClient:
             detail = str(error) or type(error).__name__
             raise KubeUnavailable(request, detail=detail, remedy="retried with backoff") from error
 
-    async def _open(
-        self, path: str, params: Mapping[str, str], *, read_timeout_s: float
-    ) -> aiohttp.ClientResponse:
+    async def _open(self, path: str, params: Mapping[str, str], *, read_timeout_s: float) -> aiohttp.ClientResponse:
         access = await self._access(path)
         response = await self._send(access, path, params, read_timeout_s=read_timeout_s)
         if response.status != 401:
@@ -131,9 +129,7 @@ class KubeClient:
             server_hostname=access.server_name or None,
             proxy=access.proxy or None,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s
-            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s),
         )
 
 

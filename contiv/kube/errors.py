@@ -86,6 +86,4 @@ def from_status(request: str, body: bytes | msgspec.Raw, *, status: int = 0) -> 
         return KubeDenied(request, detail=detail, remedy=remedy, status=code)
     if code == 429 or code >= 500:
         return KubeUnavailable(request, detail=detail, remedy="retried with backoff", status=code)
-    return KubeRefused(
-        request, detail=detail, remedy="check that this is a Kubernetes API server", status=code
-    )
+    return KubeRefused(request, detail=detail, remedy="check that this is a Kubernetes API server", status=code)

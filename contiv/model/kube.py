@@ -69,9 +69,7 @@ class Node(Model, frozen=True, kw_only=True):
     @property
     def ips(self) -> tuple[str, ...]:
         """The node's own IP addresses, internal ones first, names left out."""
-        return tuple(
-            a.address for kind in ("InternalIP", "ExternalIP") for a in self.addresses if a.type == kind
-        )
+        return tuple(a.address for kind in ("InternalIP", "ExternalIP") for a in self.addresses if a.type == kind)
 
 
 # ---- pods --------------------------------------------------------------------------------------------------

@@ -350,12 +350,8 @@ def _peers(wire: tuple[_Peer, ...] | None) -> tuple[kube.PolicyPeer, ...] | None
     return tuple(
         kube.PolicyPeer(
             pod_selector=None if peer.pod_selector is None else _selector(peer.pod_selector),
-            namespace_selector=None
-            if peer.namespace_selector is None
-            else _selector(peer.namespace_selector),
-            ip_block=None
-            if peer.ip_block is None
-            else kube.IPBlock(peer.ip_block.cidr, peer.ip_block.excepts or ()),
+            namespace_selector=None if peer.namespace_selector is None else _selector(peer.namespace_selector),
+            ip_block=None if peer.ip_block is None else kube.IPBlock(peer.ip_block.cidr, peer.ip_block.excepts or ()),
         )
         for peer in wire
     )
@@ -465,9 +461,7 @@ def _endpoint(wire: _Endpoint) -> kube.Endpoint:
         zone=wire.zone or "",
         zones=tuple(hint.name for hint in hints.for_zones or ()),
         nodes=tuple(hint.name for hint in hints.for_nodes or ()),
-        target_ref=None
-        if ref is None
-        else kube.TargetRef(ref.kind or "", ref.namespace or "", ref.name or ""),
+        target_ref=None if ref is None else kube.TargetRef(ref.kind or "", ref.namespace or "", ref.name or ""),
     )
 
 
@@ -519,9 +513,7 @@ def identify(raw: bytes | msgspec.Raw) -> tuple[str, str]:
         meta = _any_decoder.decode(raw).metadata or _AnyMeta()
     except msgspec.DecodeError:
         return "", ""
-    return cast(
-        "tuple[str, str]", tuple(v if isinstance(v, str) else "" for v in (meta.namespace, meta.name))
-    )
+    return cast("tuple[str, str]", tuple(v if isinstance(v, str) else "" for v in (meta.namespace, meta.name)))
 
 
 def _explain(error: msgspec.DecodeError) -> tuple[str, str]:

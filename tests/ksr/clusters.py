@@ -1,19 +1,24 @@
 """API servers for KSR's tests behind one face: write and read objects, make trouble.
 
-``ScriptedCluster`` is always there and does any trouble at will.
+``ScriptedCluster`` does any trouble at will but validates nothing; ``HttpCluster`` is for servers that do: the emulated
+one here, a real one in ``tests.ksr.apiserver``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import aiohttp
 import msgspec
 
+from contiv.emulator.kube import EmulatedKube
 from contiv.model import kube
 from contiv.model.kubewire import reduce
 from tests.kube.conftest import write_kubeconfig
@@ -79,6 +84,88 @@ class ScriptedCluster:
         await self.api.drop()
 
 
+class HttpCluster:
+    """A server that is written to as any client would: create, or patch what exists; delete without grace.
+
+    ``drop`` and ``expire`` are the business of those who derive from it.
+    """
+
+    def __init__(self, url: str, kubeconfig: str, *, token: str = "", tls: ssl.SSLContext | None = None) -> None:
+        self.kubeconfig = kubeconfig
+        self._url = url
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            connector=aiohttp.TCPConnector(ssl=tls if tls is not None else True),
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def put(self, kind: kube.AnyKind, value: dict[str, Any]) -> None:
+        collection, name = self._collection(kind), value["metadata"]["name"]
+        # Most of a pod's and a node's spec is immutable; their labels and status are what changes.
+        change = {"metadata": value["metadata"]} if kind.plural in ("pods", "nodes") else value
+        status = await self._send("PATCH", f"{collection}/{name}", change, allowed=(200, 404))
+        if status == 404:
+            await self._send("POST", collection, value, allowed=(201,))
+        if "status" in value:
+            await self._send("PATCH", f"{collection}/{name}/status", {"status": value["status"]}, allowed=(200,))
+
+    async def delete(self, kind: kube.AnyKind, name: str) -> None:
+        await self._send("DELETE", f"{self._collection(kind)}/{name}", {"gracePeriodSeconds": 0}, allowed=(200, 202))
+
+    async def objects(self, kind: kube.AnyKind) -> list[msgspec.Raw]:
+        async with self._session.get(self._url + kind.collection_path) as response:
+            assert response.status == 200, await response.text()
+            return msgspec.json.decode(await response.read(), type=_Items).items
+
+    def _collection(self, kind: kube.AnyKind) -> str:
+        return f"{kind.api_path}/namespaces/{NAMESPACE}/{kind.plural}" if kind.namespaced else kind.collection_path
+
+    async def _send(self, method: str, path: str, body: dict[str, Any], *, allowed: tuple[int, ...]) -> int:
+        """Once more after each reset: the tests drop all connections, these included."""
+        form = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        while True:
+            try:
+                async with self._session.request(
+                    method, self._url + path, data=json.dumps(body), headers={"Content-Type": form}
+                ) as response:
+                    assert response.status in allowed, f"{method} {path}: {await response.text()}"
+                    return response.status
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.01)
+
+
+class _Items(msgspec.Struct):
+    items: list[msgspec.Raw]
+
+
+class EmulatedCluster(HttpCluster):
+    """``contiv.emulator.kube`` in this process, with its fault switches."""
+
+    def __init__(self, emulated: EmulatedKube, kubeconfig: str) -> None:
+        super().__init__(emulated.url, kubeconfig)
+        self.emulated = emulated
+
+    async def expire(self) -> None:
+        self.emulated.faults.expire_versions()
+        self.emulated.faults.drop_connections()
+
+    async def drop(self) -> None:
+        self.emulated.faults.drop_connections()
+
+
+@asynccontextmanager
+async def emulated(directory: Path) -> AsyncIterator[EmulatedCluster]:
+    async with EmulatedKube() as server:
+        cluster = EmulatedCluster(server, str(server.write_kubeconfig(directory / "kubeconfig")))
+        try:
+            await prepare(cluster)
+            yield cluster
+        finally:
+            await cluster.close()
+
+
 @asynccontextmanager
 async def scripted(directory: Path) -> AsyncIterator[ScriptedCluster]:
     async with ScriptedApi().serve() as api:
@@ -136,7 +223,11 @@ class Churn:
                 return {"spec": {"podCIDR": f"10.1.{number}.0/24", "podCIDRs": [f"10.1.{number}.0/24"]}}
             case "pods":
                 ports = [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]
-                return {"spec": {"containers": [{"name": "c", "image": "registry.test/i", "ports": ports}]}}
+                address = f"10.1.1.{number}"
+                return {
+                    "spec": {"containers": [{"name": "c", "image": "registry.test/i", "ports": ports}]},
+                    "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+                }
             case "networkpolicies":
                 peer = {"ipBlock": {"cidr": f"10.{number}.0.0/16", "except": [f"10.{number}.1.0/24"]}}
                 rule = {"from": [peer, {"podSelector": {}}], "ports": [{"port": number, "protocol": "TCP"}]}

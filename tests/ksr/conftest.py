@@ -119,3 +119,12 @@ async def converged(etcd: Etcd, cluster: Cluster, *, within_s: float = WAIT_S) -
     """Wait until etcd holds exactly the objects that the API server has now, and says that every kind is complete."""
     wanted = await expected(cluster)
     await wait_for(etcd, lambda state: state.keys() >= STATUS_KEYS and reflected(state) == wanted, within_s=within_s)
+
+
+def led_by(name: str) -> Callable[[dict[str, bytes]], bool]:
+    return lambda state: state.get(keys.KSR_LEADER) == name.encode()
+
+
+def synced_by(name: str) -> Callable[[dict[str, bytes]], bool]:
+    """Every kind is completely reflected by this instance."""
+    return lambda state: all(key in state and json.loads(state[key])["instance"] == name for key in STATUS_KEYS)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Callable
 
 import aiohttp
 import pytest
@@ -24,19 +23,10 @@ from contiv.store.embedded import EmbeddedEtcd
 from contiv.store.errors import StoreConflict
 from contiv.store.records import Compare
 from tests.ksr.clusters import NAMESPACE, Churn, ScriptedCluster, expected
-from tests.ksr.conftest import STATUS_KEYS, Ksr, converged, reflected, wait_for
+from tests.ksr.conftest import Ksr, converged, led_by, reflected, synced_by, wait_for
 from tests.kube.scripted import pod
 
 OPERATIONS = 120
-
-
-def led_by(name: str) -> Callable[[dict[str, bytes]], bool]:
-    return lambda state: state.get(keys.KSR_LEADER) == name.encode()
-
-
-def synced_by(name: str) -> Callable[[dict[str, bytes]], bool]:
-    """Every kind is completely reflected by this instance."""
-    return lambda state: all(key in state and json.loads(state[key])["instance"] == name for key in STATUS_KEYS)
 
 
 async def test_everything_is_reflected_and_followed(cluster: ScriptedCluster, etcd: Etcd, ksr: Ksr):

@@ -32,9 +32,7 @@ class ScriptedApi:
         self.oldest = 0  # watches from before this version get a 410
         self.token_epoch = 0  # continue tokens of another epoch get a 410
         self.expire_tokens = False  # ... all of them do
-        self.statuses: list[
-            tuple[int, dict[str, str]]
-        ] = []  # answers to the next requests, before anything else
+        self.statuses: list[tuple[int, dict[str, str]]] = []  # answers to the next requests, before anything else
         self.refuse_watches = False  # end each watch at once
         self.required_token: str | None = None
         self.requests: list[tuple[str, dict[str, str]]] = []

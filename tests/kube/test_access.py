@@ -50,9 +50,7 @@ def encoded(pem: bytes) -> str:
     return base64.b64encode(pem).decode()
 
 
-async def test_inline_certificates_open_a_tls_connection(
-    secure: ScriptedApi, authority: trustme.CA, tmp_path: Path
-):
+async def test_inline_certificates_open_a_tls_connection(secure: ScriptedApi, authority: trustme.CA, tmp_path: Path):
     me = authority.issue_cert("ksr@example.test")
     path = write_kubeconfig(
         tmp_path / "config",
@@ -86,9 +84,7 @@ async def test_certificate_files_are_relative_to_the_kubeconfig(
 
 async def test_a_server_of_another_authority_is_refused(secure: ScriptedApi, tmp_path: Path):
     stranger = encoded(trustme.CA().cert_pem.bytes())
-    path = write_kubeconfig(
-        tmp_path / "config", secure.url, cluster=f", certificate-authority-data: {stranger}"
-    )
+    path = write_kubeconfig(tmp_path / "config", secure.url, cluster=f", certificate-authority-data: {stranger}")
     async with KubeClient(AccessSource(path)) as client:
         with pytest.raises(KubeUnavailable, match="certificate"):
             await client.get(PODS)
@@ -107,9 +103,7 @@ async def test_a_token_file_is_read_again_when_the_token_is_refused(api: Scripte
         await client.get(PODS)
 
 
-async def test_a_rotating_token_is_read_again_before_it_is_refused(
-    api: ScriptedApi, tmp_path: Path, monkeypatch
-):
+async def test_a_rotating_token_is_read_again_before_it_is_refused(api: ScriptedApi, tmp_path: Path, monkeypatch):
     (tmp_path / "token").write_text("old")
     source = AccessSource(write_kubeconfig(tmp_path / "config", api.url, user="{tokenFile: token}"))
     assert (await source.current()).authorization == "Bearer old"
@@ -163,9 +157,7 @@ def test_an_exec_plugin_is_run_by_the_official_client(tmp_path: Path):
 
 
 def test_an_exec_plugin_that_fails_is_an_error_and_not_anonymous_access(tmp_path: Path):
-    user = (
-        "{exec: {apiVersion: client.authentication.k8s.io/v1, command: /nonexistent, interactiveMode: Never}}"
-    )
+    user = "{exec: {apiVersion: client.authentication.k8s.io/v1, command: /nonexistent, interactiveMode: Never}}"
     with pytest.raises(ConfigError, match="credentials could not be obtained"):
         load_access(write_kubeconfig(tmp_path / "config", "http://10.0.0.1", user=user))
 

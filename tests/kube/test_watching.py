@@ -173,9 +173,7 @@ async def test_a_line_in_pieces_is_one_event(api: ScriptedApi, observer: Observe
     await observer.until(a="1")
 
 
-async def test_an_expired_continue_token_is_followed_by_a_list_in_one_piece(
-    api: ScriptedApi, observer: Observer
-):
+async def test_an_expired_continue_token_is_followed_by_a_list_in_one_piece(api: ScriptedApi, observer: Observer):
     for name in "abcde":
         await api.put(PODS, pod(name))
     api.expire_tokens = True
