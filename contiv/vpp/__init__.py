@@ -2,3 +2,25 @@
 
 ``async with contiv.vpp.connect(socket) as vpp: await vpp.call("ip_route_add_del", ...)``
 """
+
+from contiv.vpp.client import Events, Vpp, connect
+from contiv.vpp.errors import (
+    VppApiError,
+    VppBusy,
+    VppDisconnected,
+    VppError,
+    VppIncompatible,
+    VppTimeout,
+)
+
+__all__ = [
+    "Events",
+    "Vpp",
+    "VppApiError",
+    "VppBusy",
+    "VppDisconnected",
+    "VppError",
+    "VppIncompatible",
+    "VppTimeout",
+    "connect",
+]

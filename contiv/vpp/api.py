@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -81,6 +81,28 @@ def installed_schema(prefix: str | os.PathLike[str] | None = None) -> Schema | N
     return Schema.load(found / API_DIR) if found else None
 
 
+def choose_schema(table: Mapping[str, int], *, prefix: str | os.PathLike[str] | None = None) -> Schema | None:
+    """The definitions that fit a VPP's message table (``name_crc`` to number), or None when only VPP has them.
+
+    Installed files fit when they explain every message of the table; the builtin record fits when none of its
+    messages has another layout in that VPP (of other modules' messages it knows nothing).
+    """
+    installed = installed_schema(prefix)
+    if installed is not None and unexplained(installed, table) == 0:
+        return installed
+    builtin = builtin_schema()
+    found = {key.rpartition("_")[0]: key for key in table}
+    if all(builtin.messages[name].key[:63] == key for name, key in found.items() if name in builtin.messages):
+        return builtin
+    return None
+
+
+def unexplained(schema: Schema, table: Iterable[str]) -> int:
+    """How many messages of a table (``name_crc``) the schema does not define."""
+    names = schema.messages
+    return sum(names[n].key[:63] != key if (n := key.rpartition("_")[0]) in names else True for key in table)
+
+
 def record(
     source: str | os.PathLike[str], *, target: Path = RECORD, modules: Sequence[str] = MODULES
 ) -> dict[str, Any]:
@@ -124,7 +146,5 @@ def _facts(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     kept = {key: value for key, value in part.items() if key in {"crc", "enumtype"}}
-    options = {
-        key: value for key, value in part.get("options", {}).items() if key in {"deprecated", "in_progress"}
-    }
+    options = {key: value for key, value in part.get("options", {}).items() if key in {"deprecated", "in_progress"}}
     return kept | ({"options": options} if options else {})
