@@ -128,14 +128,17 @@ class DemoCluster:
         await self._process("ksr", commands.ksr(kubeconfig=self.kubeconfig, etcd=self.etcd))
 
     async def _start_nodes(self) -> None:
+        self._stack.push_async_callback(self._stop_nodes)
         wire = Wire(self.workers, self.rundir.namespace("wire"))
         await wire.build()
         for number in range(1, self._count + 1):
             node = Node(number, rundir=self.rundir, workers=self.workers)
             self.nodes.append(node)
             await node.start(wire, etcd=self.etcd, dataplane=self._dataplane)
-            self._stack.push_async_callback(node.stop)
             self._guard(node.init)
+
+    async def _stop_nodes(self) -> None:
+        await asyncio.gather(*(node.stop() for node in self.nodes))
 
     async def _nodes_ready(self) -> None:
         waiting = {node.name for node in self.nodes}

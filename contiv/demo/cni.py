@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from contiv.demo.processes import send_signal
 from contiv.errors import CniError
 
 TIMEOUT_S: Final = 120.0
@@ -95,9 +97,8 @@ class Network:
         except TimeoutError:
             raise CniError(UNREADABLE, f"{plugin['type']}: no answer within {TIMEOUT_S:g} s") from None
         finally:
-            if child.returncode is None:
-                child.kill()
-                await child.wait()
+            send_signal(child, signal.SIGKILL)
+            await child.wait()
         return _answer(plugin["type"], child.returncode or 0, output, complaint)
 
     def _executable(self, kind: str) -> str:

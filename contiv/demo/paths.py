@@ -115,7 +115,8 @@ async def check(workers: Workers, paths: Sequence[Path], *, advance: Callable[[]
 
     outcomes = {outcome.path: outcome for outcome in await asyncio.gather(*map(pinged, paths))}
     for path in measured(paths):
-        outcomes[path] = await _with_tcp(outcomes[path])
+        if outcomes[path].pings.times_s:  # where no ping comes back TCP would only take its time to fail
+            outcomes[path] = await _with_tcp(outcomes[path])
         advance()
     return list(outcomes.values())
 

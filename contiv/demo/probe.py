@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 import socket
 import statistics
 import struct
@@ -19,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from contiv.demo.processes import send_signal
 from contiv.errors import DemoError
 from contiv.linux import netns
 from contiv.linux.netns import Workers
@@ -76,8 +78,8 @@ async def throughput(source_netns: str, target_netns: str, target: str, *, secon
         raise DemoError(f"TCP to {target}: no data within {TRAFFIC_TIMEOUT_S:g} s") from None
     finally:
         for child in (receiver, sender):
-            if child is not None and child.returncode is None:
-                child.kill()
+            if child is not None:
+                send_signal(child, signal.SIGKILL)
                 await child.wait()
 
 

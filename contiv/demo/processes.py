@@ -51,8 +51,7 @@ class Process:
         for number, patience in ((signal.SIGTERM, grace_s), (signal.SIGKILL, None)):
             if self.ended:
                 return
-            with contextlib.suppress(ProcessLookupError):
-                self._child.send_signal(number)
+            send_signal(self._child, number)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._child.wait()
@@ -67,6 +66,16 @@ class Process:
     def failed(self, problem: str) -> DemoError:
         """An error that says what happened to this process and shows the end of its log."""
         return DemoError(f"{self.name}: {problem}; the end of {self.log}:\n{self.tail()}")
+
+
+def send_signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Signal a child that may have ended.
+
+    ``child.send_signal`` would reap one that has, by ``Popen.poll``, and asyncio would lose its exit code.
+    """
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, number)
 
 
 async def start(
