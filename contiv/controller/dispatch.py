@@ -27,11 +27,15 @@ Changes = Mapping[str, Value | None]
 
 
 class Job(Struct, eq=False):
-    """One event under way. ``broken`` says that a handler's state can no longer be trusted."""
+    """One event under way: which handlers ``ran`` it, which of them ``raised``, which ``keys`` it changed.
+
+    ``broken`` says that a handler's state can no longer be trusted.
+    """
 
     entry: Entry
     number: int
     ran: list[str] = field(default_factory=list)
+    raised: set[str] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
     steps: list[HandlerRecord] = field(default_factory=list)
     error: BaseException | None = None
@@ -166,4 +170,5 @@ class Dispatcher(Generic[S]):
         wrapped = HandlerError(name, step, job.event.name, error)
         wrapped.__cause__ = error
         job.fail(wrapped, broken=True)
+        job.raised.add(name)
         job.steps.append(HandlerRecord(name, error=str(wrapped), reverted=step == "revert"))

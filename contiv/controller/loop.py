@@ -79,7 +79,7 @@ class Controller(Generic[S]):
             follow_ups_max=self.settings.follow_ups_max,
             on_depth=self._metrics.queue_depth,
         )
-        self._healing = Healing(delay_s=self.settings.healing_delay_s, push=self._push_healing)
+        self._healing = Healing(delay_s=self.settings.healing_delay_s, push=self._push_resync)
         self._wall_clock = wall_clock
         self._synced = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -126,8 +126,9 @@ class Controller(Generic[S]):
     def problem(self) -> str | None:
         """What is wrong although healing was tried, in words; None if nothing is. For a health check."""
         problem = self._healing.problem
-        if problem and not any(s.state is State.FAILED for s in self.scheduler.unsettled.values()):
-            return None if self.synced else problem
+        if problem and self.synced and self._healing.curable_by_retries:
+            failed = any(status.state is State.FAILED for status in self.scheduler.unsettled.values())
+            return problem if failed else None
         return problem
 
     async def run(self) -> None:
@@ -151,7 +152,10 @@ class Controller(Generic[S]):
             self._stopped.set()
 
     async def stop(self) -> None:
-        """Finish the running transaction, refuse what waits, and return when ``run`` is at its end."""
+        """Finish the running transaction, refuse what waits, and return when ``run`` is at its end.
+
+        Operations have limits of their own; who wants a shorter one cancels ``run`` when it is over.
+        """
         self._refuse(self._queue.close())
         if self._consumer is not None:
             await self._stopped.wait()
@@ -170,7 +174,7 @@ class Controller(Generic[S]):
         events."""
         start, started = asyncio.get_running_loop().time(), self._wall_clock()
         self._batches += 1
-        jobs = [self._job(entry) for entry in entries if not _dropped(entry)]
+        jobs = self._jobs(entries)
         outcome: Outcome | None = None
         try:
             if jobs:
@@ -186,22 +190,30 @@ class Controller(Generic[S]):
             self._finish(job, outcome, started=started, start=start)
         self._judge(jobs, outcome, start=start)
 
-    def _job(self, entry: Entry) -> Job:
-        self._numbers += 1
-        return Job(entry, self._numbers)
+    def _jobs(self, entries: list[Entry]) -> list[Job]:
+        jobs = []
+        for entry in entries:
+            self._numbers += 1
+            if entry.abandoned and entry.event.transaction is Transaction.REVERT_ON_FAILURE:
+                # Nobody wants to know any more, and not doing it leaves nothing over.
+                log.info("event_dropped", event_name=entry.event.name, reason="its caller is gone")
+            else:
+                jobs.append(Job(entry, self._numbers))
+        return jobs
 
     async def _run(self, jobs: list[Job]) -> Outcome | None:
-        kind = jobs[0].event.kind
         batch = Batch()
         self._dispatch(jobs, batch)
         outcome: Outcome | None = None
-        if kind is Kind.UPDATE:
+        if jobs[0].event.kind is Kind.UPDATE:
             outcome = await self._commit(jobs, batch)
         elif jobs[0].error is None:
             outcome = await self._resync(jobs[0], batch)
+        else:
+            return None  # a resync in which a handler failed changed nothing that could be persisted
         if outcome is not None:
             _blame(jobs, outcome)
-        await self._revert([job for job in jobs if job.error and job.revertible and not job.reverted])
+        await self._revert(jobs, batch)
         await self._after_commit(jobs, batch, outcome)
         return outcome
 
@@ -230,36 +242,39 @@ class Controller(Generic[S]):
             self._synced.set()
         return outcome
 
-    async def _revert(self, jobs: list[Job]) -> None:
-        """Undo events that failed, last one first, in a transaction of their own."""
-        if not jobs:
-            return
-        batch = Batch()
-        for job in reversed(jobs):
-            self._dispatcher.revert(job, batch)
-        outcome = await self._commit(jobs, batch)
-        if outcome is not None and not outcome.ok:
-            log.warning("revert_failed", errors=[str(error) for error in outcome.errors])
+    async def _revert(self, jobs: Sequence[Job], batch: Batch) -> list[Job]:
+        """Undo the events that failed, last one first, in a transaction of their own; returns them."""
+        undone = [job for job in jobs if job.error and job.revertible and not job.reverted]
+        if not undone:
+            return []
+        changes = Batch()
+        for job in reversed(undone):
+            self._dispatcher.revert(job, changes)
+        outcome = await self._commit(undone, changes)
+        for job in undone:
+            # Handlers and data plane may differ now: compare everything.
+            job.broken = job.broken or (outcome is not None and not outcome.ok)
+        for name, values in changes.by_handler.items():
+            batch.add(name, values)
+        return undone
 
     async def _after_commit(self, jobs: list[Job], batch: Batch, outcome: Outcome | None) -> None:
         """Have the handlers persist; events whose handler cannot are failed and, where asked for,
         reverted."""
         for name in self._dispatcher.handlers:
             await self._tell(name, jobs, batch, outcome)
-        late = [job for job in jobs if job.error and job.revertible and not job.reverted]
-        await self._revert(late)
+        changes = Batch()
+        late = await self._revert(jobs, changes)
         for name in self._dispatcher.handlers:
-            if any(name in job.ran for job in late):
-                await self._tell(name, late, Batch(), outcome)
+            await self._tell(name, late, changes, outcome)
 
     async def _tell(self, name: str, jobs: Sequence[Job], batch: Batch, outcome: Outcome | None) -> None:
         mine = [job for job in jobs if name in job.ran]
-        applied = [job for job in mine if job.error is None or not (job.reverted or job.broken)]
         changes = batch.by_handler.get(name, {})
         if not mine and not changes:
             return
         commit = Commit(
-            events=tuple(job.event for job in applied),
+            events=tuple(job.event for job in mine if not job.reverted and name not in job.raised),
             reverted=tuple(job.event for job in mine if job.reverted),
             changes=changes,
             outcome=outcome,
@@ -317,33 +332,31 @@ class Controller(Generic[S]):
     def _judge(self, jobs: list[Job], outcome: Outcome | None, *, start: float) -> None:
         """Tell metrics and healing how the batch went."""
         events = [job.event for job in jobs]
-        failures = [
-            job.error for job in jobs if job.broken or (job.error and not isinstance(job.error, ControllerError))
-        ]
-        error = next(iter(outcome.errors if outcome else ()), None) or next(iter(failures), None)
+        broken = next((job.error for job in jobs if job.broken), None)
+        error = next(iter(outcome.errors if outcome else ()), None) or broken
         now = asyncio.get_running_loop().time()
         keys = len(outcome.states) if outcome else 0
         self._metrics.batch(events=len(jobs), keys=keys, duration_s=now - start, failed=error is not None)
         if error is not None:
-            full = any(job.broken for job in jobs) or not self.synced
+            full = broken is not None or not self.synced
             self._healing.failed(events, str(error), full=full, insist=not self.synced)
         else:
             self._healing.succeeded(events, resync=any(event.kind is not Kind.UPDATE for event in events))
 
-    def _push_healing(self, event: Event) -> None:
-        self._queue.put_follow_up(self._entry(event))
+    def _push_resync(self, event: Event) -> bool:
+        try:
+            self._queue.put_follow_up(self._entry(event))
+        except ControllerError as error:
+            log.warning("resync_not_queued", event_name=event.name, error=str(error))
+            return False
+        return True
 
     async def _resync_periodically(self) -> None:
         period = self.settings.periodic_resync_s
         while period is not None:
             await asyncio.sleep(period)
             if self.synced and not self._queue.holds(DownstreamResync):
-                self._queue.put_follow_up(self._entry(DownstreamResync("periodic")))
-
-
-def _dropped(entry: Entry) -> bool:
-    """Nobody wants to know any more, and not doing it leaves nothing over."""
-    return entry.abandoned and entry.event.transaction is Transaction.REVERT_ON_FAILURE
+                self._push_resync(DownstreamResync("periodic"))
 
 
 def _blame(jobs: Sequence[Job], outcome: Outcome) -> None:

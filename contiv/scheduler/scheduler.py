@@ -14,10 +14,12 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
+from typing import Final
 
 from msgspec import Struct
 
 from contiv.errors import SchedulerError
+from contiv.log import get_logger
 from contiv.scheduler.descriptor import AnyDescriptor, Dependency, Value
 from contiv.scheduler.errors import (
     CycleError,
@@ -35,6 +37,11 @@ from contiv.scheduler.record import History, TransactionRecord, operation_record
 from contiv.scheduler.registry import Registry
 from contiv.scheduler.retrieve import retrieve_all
 from contiv.scheduler.transaction import APPLIED, REMOVED, KeyStatus, Outcome, Resync, State, Txn
+
+log = get_logger(__name__)
+
+ERRORS_LOGGED_MAX: Final = 5
+"""A transaction of 5,000 keys that all fail for one reason is one line in the log; the history has the rest."""
 
 
 class Settings(Struct, frozen=True):
@@ -78,7 +85,10 @@ class Scheduler:
         wall_clock: Callable[[], float] = time.time,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> None:
-        """``on_outcome`` is called after every transaction, retries included, before ``commit`` returns."""
+        """``on_outcome`` is called after every transaction, retries included, before ``commit`` returns.
+
+        It must not raise.
+        """
         self.metadata = Metadata() if metadata is None else metadata
         self.settings = settings or Settings()
         self.history = History(
@@ -203,6 +213,9 @@ class Scheduler:
         finally:
             states = self._settle(run, touched)
             record = self._record(run, txn, number=number, started=started, start=start, retry=bool(retry))
+        if run.errors:
+            errors = [str(error) for error in run.errors[:ERRORS_LOGGED_MAX]]
+            log.warning("transaction_failed", number=number, failures=len(run.errors), errors=errors)
         outcome = Outcome(number, states, run.plan, tuple(run.errors), run.reverted, record)
         if self._on_outcome is not None:
             self._on_outcome(outcome)
