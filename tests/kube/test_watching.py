@@ -27,7 +27,7 @@ class Observer:
         self.state: dict[str, str] = {}
         self.lists = 0
         self.batches = 0
-        self._seen: set[str] = set()
+        self._listed: dict[str, str] = {}
         self._observations = observations
 
     async def until(self, **state: str) -> None:
@@ -44,13 +44,13 @@ class Observer:
     def _take(self, observation: Observation) -> None:
         match observation:
             case ListBegun():
-                self._seen = set()
+                self._listed = {}
             case Page(items=items):
                 for raw in items:
-                    self._put(bytes(raw))
+                    put(self._listed, bytes(raw))
             case ListEnded():
                 self.lists += 1
-                self.state = {name: v for name, v in self.state.items() if name in self._seen}
+                self.state = self._listed
             case Changes(events=events):
                 assert events
                 self.batches += 1
@@ -58,12 +58,12 @@ class Observer:
                     if event.type == "DELETED":
                         del self.state[json.loads(bytes(event.raw))["metadata"]["name"]]
                     else:
-                        self._put(bytes(event.raw))
+                        put(self.state, bytes(event.raw))
 
-    def _put(self, raw: bytes) -> None:
-        meta = json.loads(raw)["metadata"]
-        self.state[meta["name"]] = meta["labels"].get("v", "")
-        self._seen.add(meta["name"])
+
+def put(state: dict[str, str], raw: bytes) -> None:
+    meta = json.loads(raw)["metadata"]
+    state[meta["name"]] = meta["labels"].get("v", "")
 
 
 @pytest.fixture
