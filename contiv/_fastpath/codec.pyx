@@ -17,7 +17,8 @@ from cpython.buffer cimport (
 )
 from cpython.dict cimport PyDict_Next
 from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.long cimport PyLong_AsLongLong
+from cpython.long cimport PyLong_CheckExact
+from cpython.number cimport PyNumber_Index
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
@@ -58,8 +59,10 @@ KINDS = {
     "i64": CV_I64, "f64": CV_F64, "bool": CV_BOOL, "bytes": CV_BYTES, "string": CV_STRING, "struct": CV_STRUCT,
     "union": CV_UNION,
 }
+KIND_NAMES = {number: name for name, number in KINDS.items()}
 CONV_BOOL, CONV_ENUM = C_BOOL, C_ENUM
 SHAPES = {"one": CV_ONE, "fixed": CV_FIXED, "vla": CV_VLA, "vstring": CV_VSTRING}
+SHAPE_NAMES = {number: name for name, number in SHAPES.items()}
 # bytes that the packed value of a conversion has; a type of another size under the same name is not converted
 CONVERTED_SIZE = {
     C_MAC: 6, C_IP4: 4, C_IP6: 16, C_ADDRESS: 17, C_PREFIX: 18, C_ADDRESS_WITH_PREFIX: 18, C_IP4_PREFIX: 5,
@@ -226,12 +229,20 @@ cdef class Program:
         return PyBytes_FromStringAndSize(<const char *>self.image, self.c.size)
 
     def op(self, int i):
-        """``(kind, shape, conv, offset, size, count)`` of field ``i``, for the bulk layer."""
+        """Kind, shape, offset, size and count of field ``i``, for the bulk layer."""
         if not 0 <= i < <int>self.c.nops:
             raise IndexError(i)
         cdef cv_op *op = self.ops + i
-        offset = self.c.size if op == self.c.tail else op.offset
-        return op.kind, op.shape, op.conv, offset, op.size, op.count
+        return {
+            "kind": KIND_NAMES[op.kind],
+            "shape": SHAPE_NAMES[op.shape],
+            "conv": op.conv,
+            "offset": self.c.size if op == self.c.tail else op.offset,
+            "size": op.size,
+            "count": op.count,
+            "length_offset": op.length_offset,
+            "length_kind": KIND_NAMES[op.length_kind],
+        }
 
     cdef int fill(self, Out *out, unsigned msg_id, uint32_t client_index, uint32_t context, dict fields) except -1:
         cdef Py_ssize_t at = out.len

@@ -64,7 +64,7 @@ cdef bytes as_text(value):
 cdef int put_unsigned(value, uint64_t limit, uint8_t *at, int size) except -1:
     cdef uint64_t number
     try:
-        number = value
+        number = value if PyLong_CheckExact(value) else PyNumber_Index(value)
     except OverflowError:
         raise EncodeError(f"{value!r} is not in 0..{limit}") from None
     except TypeError:
@@ -85,7 +85,7 @@ cdef int put_unsigned(value, uint64_t limit, uint8_t *at, int size) except -1:
 cdef int put_signed(value, int64_t limit, uint8_t *at, int size) except -1:
     cdef int64_t number
     try:
-        number = value
+        number = value if PyLong_CheckExact(value) else PyNumber_Index(value)
     except OverflowError:
         raise EncodeError(f"{value!r} is not in {-limit - 1}..{limit}") from None
     except TypeError:

@@ -35,6 +35,8 @@ SCALARS: Final = {
 }
 # schemas kept by content: a process talks to one VPP, tests to a few
 SCHEMA_CACHE_SIZE: Final = 8
+# numbers of one enum whose member is kept; VPP's combinations are few, an attacker's are not
+ENUM_CACHE_SIZE: Final = 1024
 
 Source = str | bytes | os.PathLike[str] | Iterable[Any]
 MessageKind = Literal["request", "dump", "get", "reply", "details", "event", "message"]
@@ -106,30 +108,30 @@ class Lack(msgspec.Struct, frozen=True):
 class EnumType:
     """An enum or a set of flags: numbers to members and names to numbers.
 
-    ``cls`` is the IntEnum or IntFlag. A number that an enum does not name stays an int.
+    ``cls`` is an IntFlag for both, as in vpp_papi: VPP's files declare sets of flags as plain enums in many places
+    (``if_status_flags``), so that a number may be a combination of members anywhere.
     """
 
-    def __init__(self, name: str, members: list[tuple[str, int]], *, flags: bool, base: str) -> None:
-        kind = enum.IntFlag if flags else enum.IntEnum
-        self.cls: type[enum.IntEnum] | type[enum.IntFlag] = kind(name, members)  # type: ignore[assignment]
-        self.flags = flags
+    def __init__(self, name: str, members: list[tuple[str, int]], *, base: str) -> None:
+        make: Any = enum.IntFlag
+        self.cls: type[enum.IntFlag] = make(name, members)
         self.base = base
         self._by_name = dict(members)
-        self._members: dict[int, int] = {int(m): m for m in self.cls}
-        if flags:
-            self._members |= {int(m): m for m in (self.cls(0), *self.cls.__members__.values())}
+        self._members: dict[int, enum.IntFlag] = {int(m): m for m in self.cls.__members__.values()}
 
-    def member(self, number: int) -> int:
-        """The member of this number."""
+    def member(self, number: int) -> enum.IntFlag:
+        """The member, or combination of members, of this number."""
         found = self._members.get(number)
-        if found is not None:
-            return found
-        return self.cls(number) if self.flags else number
+        if found is None:
+            found = self.cls(number)
+            if len(self._members) < ENUM_CACHE_SIZE:
+                self._members[number] = found
+        return found
 
     def number(self, text: str) -> int:
-        """The number that a member's name (for flags: names joined with ``|``) stands for. EncodeError."""
+        """The number that a member's name, or names joined with ``|``, stands for. EncodeError."""
         total = 0
-        for name in text.split("|") if self.flags else (text,):
+        for name in text.split("|"):
             if name.strip() not in self._by_name:
                 raise EncodeError(f"no member {name!r}; members are {', '.join(self._by_name)}")
             total |= self._by_name[name.strip()]
@@ -239,9 +241,7 @@ class Schema:
             for entry in definition.get("messages", ()):
                 known = self._messages.setdefault(entry[0], entry)
                 if known is not entry and _crc(known) != _crc(entry):
-                    raise SchemaError(
-                        f"message {entry[0]} is defined with CRC {_crc(known)} and {_crc(entry)}"
-                    )
+                    raise SchemaError(f"message {entry[0]} is defined with CRC {_crc(known)} and {_crc(entry)}")
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise SchemaError(f"malformed API definition: {error!r}") from None
 
@@ -295,7 +295,7 @@ class Schema:
 
     # -- types ------------------------------------------------------------------------------------------------------
 
-    def enum(self, name: str) -> type[enum.IntEnum] | type[enum.IntFlag]:
+    def enum(self, name: str) -> type[enum.IntFlag]:
         """The enum class of a type, ``vl_api_address_family_t`` or short ``address_family``. KeyError."""
         full = name if name in self._types else f"vl_api_{name}_t"
         if self._types[full][0] not in {"enums", "enumflags"}:
@@ -308,7 +308,7 @@ class Schema:
         return [name for name, (kind, _) in self._types.items() if kind in {"enums", "enumflags"}]
 
     def type_definition(self, name: str) -> tuple[str, Any]:
-        """``(family, body)`` of a type as it is defined; family enums, enumflags, unions, types or aliases. KeyError."""
+        """``(family, body)`` of a type as it is defined; family is the key that it stands under. KeyError."""
         return self._types[name if name in self._types else f"vl_api_{name}_t"]
 
     def type_fields(self, name: str) -> tuple[Field, ...]:
@@ -321,12 +321,12 @@ class Schema:
     def _enum(self, name: str) -> EnumType:
         found = self._enums.get(name)
         if found is None:
-            kind, body = self._types[name]
+            _, body = self._types[name]
             members, options = _options(body)
             try:
                 pairs = [(str(member[0]), int(member[1])) for member in members]
                 base = str(options.get("enumtype", "u32"))
-                found = EnumType(name, pairs, flags=kind == "enumflags", base=base)
+                found = EnumType(name, pairs, base=base)
             except (TypeError, ValueError, IndexError) as error:
                 raise SchemaError(f"enum {name}: {error}") from None
             if base not in SCALARS:
@@ -384,9 +384,7 @@ class Schema:
             None,
         )
 
-    def _resolve_alias(
-        self, name: str, body: Mapping[str, Any], *, owner: str
-    ) -> tuple[str, int, int, Any, Any]:
+    def _resolve_alias(self, name: str, body: Mapping[str, Any], *, owner: str) -> tuple[str, int, int, Any, Any]:
         base, length = str(body["type"]), body.get("length")
         if length is None:
             kind, size, conv, sub, members = self._resolve_type(base, owner=owner)
@@ -435,9 +433,7 @@ class Schema:
             raise KeyError(name)
         return self._type_program(full, kind, body)
 
-    def encode(
-        self, name: str, /, *, msg_id: int = 0, client_index: int = 0, context: int = 0, **fields: Any
-    ) -> bytes:
+    def encode(self, name: str, /, *, msg_id: int = 0, client_index: int = 0, context: int = 0, **fields: Any) -> bytes:
         """The message ``name`` as bytes (without the socket's frame). EncodeError names the field."""
         return self.program(name).encode(msg_id, client_index, context, fields)
 
@@ -458,7 +454,8 @@ class Schema:
 
     def decode(self, name: str, data: Any, *, raw: bool = False) -> Record:
         """The record in ``data``. ``raw`` keeps addresses and times as bytes and numbers. DecodeError."""
-        return self.program(name).decode(data, raw=raw)
+        record: Record = self.program(name).decode(data, raw=raw)
+        return record
 
     def check(self, required: Mapping[str, str | None] | Iterable[str]) -> list[Lack]:
         """What this schema lacks of ``required``: message names, with the wanted CRC or None for any."""

@@ -55,10 +55,16 @@ MODULES: Final = (
 )
 
 
+def read_record() -> dict[str, Any]:
+    """The record as it stands in the file: definitions in the form of one ``.api.json``."""
+    found: dict[str, Any] = msgspec.json.decode(gzip.decompress(RECORD.read_bytes()))
+    return found
+
+
 @cache
 def builtin_schema() -> Schema:
     """The record's schema; the same object each time."""
-    return Schema([msgspec.json.decode(gzip.decompress(RECORD.read_bytes()))])
+    return Schema([read_record()])
 
 
 def find_prefix(prefix: str | os.PathLike[str] | None = None) -> Path | None:

@@ -97,9 +97,10 @@ class SocketProtocol(asyncio.BufferedProtocol):
 
     def flush(self) -> None:
         """Hand what waits to the kernel, as far as it takes it."""
-        if self.channel is not None and self._transport is not None and not self._paused:
-            if self.channel.outgoing:
-                self._transport.write(self.channel.take())
+        if self.channel is None or self._transport is None or self._paused:
+            return
+        if self.channel.outgoing:
+            self._transport.write(self.channel.take())
 
     def abort(self, reason: str) -> None:
         """Give the connection up at once; ``on_lost`` follows with ``reason``."""

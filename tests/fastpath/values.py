@@ -46,12 +46,8 @@ CONVERTED = {
     "vl_api_address_with_prefix_t": lambda rng: f"{IPv4Address(rng.getrandbits(32))}/{rng.randint(0, 32)}",
     "vl_api_ip4_prefix_t": lambda rng: IPv4Network((rng.getrandbits(32), rng.randint(0, 32)), False),
     "vl_api_ip6_prefix_t": lambda rng: IPv6Network((rng.getrandbits(128), rng.randint(0, 128)), False),
-    "vl_api_ip4_address_with_prefix_t": lambda rng: (
-        f"{IPv4Address(rng.getrandbits(32))}/{rng.randint(0, 32)}"
-    ),
-    "vl_api_ip6_address_with_prefix_t": lambda rng: (
-        f"{IPv6Address(rng.getrandbits(128))}/{rng.randint(0, 128)}"
-    ),
+    "vl_api_ip4_address_with_prefix_t": lambda rng: f"{IPv4Address(rng.getrandbits(32))}/{rng.randint(0, 32)}",
+    "vl_api_ip6_address_with_prefix_t": lambda rng: f"{IPv6Address(rng.getrandbits(128))}/{rng.randint(0, 128)}",
     "vl_api_mac_address_t": _mac,
     "vl_api_timestamp_t": lambda rng: float(rng.randint(0, 2**31)) + 0.25,
     "vl_api_timedelta_t": lambda rng: float(rng.randint(-(2**20), 2**20)) + 0.5,
