@@ -2,9 +2,9 @@
 
 In comes a ``Job`` (an event under way); out go desired keys in a ``Batch``, each with the handler that owns
 it. A handler that raises fails its event and not the others: of a best-effort event what the other handlers
-said stands; a revert-on-failure event is undone by the handlers that ran. A resync in which a handler fails
-contributes nothing at all, because the keys of that handler would look unwanted. Synchronous; ``loop.py``
-commits.
+said stands; a revert-on-failure event is undone by the handlers that ran; if the error is one of ours it was
+a refusal and is passed on as it is. A resync in which a handler fails contributes nothing at all, because the
+keys of that handler would look unwanted. Synchronous; ``loop.py`` commits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contiv.controller.event import Event, HandlerError, OwnershipError, Transac
 from contiv.controller.handler import EventHandler, State
 from contiv.controller.history import HandlerRecord
 from contiv.controller.queue import Entry
-from contiv.errors import ContivError
+from contiv.errors import ContivError, SchedulerError
 from contiv.scheduler import Value
 
 S = TypeVar("S", bound=State)
@@ -167,8 +167,18 @@ class Dispatcher(Generic[S]):
                 self._owners[key] = name
 
     def _failed(self, job: Job, name: str, step: str, error: Exception) -> None:
+        job.raised.add(name)
+        if job.revertible and step == "update" and _refusal(error):
+            # On purpose, such as: no free address. Who waits gets its words, nothing has to heal.
+            job.fail(error)
+            job.steps.append(HandlerRecord(name, error=str(error)))
+            return
         wrapped = HandlerError(name, step, job.event.name, error)
         wrapped.__cause__ = error
         job.fail(wrapped, broken=True)
-        job.raised.add(name)
         job.steps.append(HandlerRecord(name, error=str(wrapped), reverted=step == "revert"))
+
+
+def _refusal(error: Exception) -> bool:
+    # Wrong keys are noticed here and not by the handler: they are its bugs.
+    return isinstance(error, ContivError) and not isinstance(error, OwnershipError | SchedulerError)

@@ -12,7 +12,7 @@ rest of the package decides when it runs and in which transaction. Refuses nothi
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from msgspec import Struct
 
@@ -46,6 +46,10 @@ class Transaction(StrEnum):
     REVERT_ON_FAILURE = "revert-on-failure"
 
 
+DESCRIBED_MAX: Final = 80
+"""Characters of a field that get into an event's description."""
+
+
 class Event(Struct, frozen=True):
     """Base of all events; ``kind`` and ``transaction`` belong to the class."""
 
@@ -58,8 +62,12 @@ class Event(Struct, frozen=True):
         return type(self).__name__
 
     def describe(self) -> str:
-        """One line about this very event; override it to keep the history short."""
-        return str(self)
+        """One short line about this very event. Default: its texts and numbers; a snapshot stays out of
+        it."""
+        scalars = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return " ".join(
+            f"{name}={value!s:.{DESCRIBED_MAX}}" for name, value in scalars if isinstance(value, str | int | float)
+        )
 
 
 class FullResync(Event, frozen=True):

@@ -63,15 +63,19 @@ class EventHandler(Protocol[S_contra]):
 
     @abstractmethod
     def update(self, event: Event) -> Mapping[str, Value | None]:
-        """Take the event into the own state; returns the desired keys that changed, None for those to
-        remove."""
+        """Take the event into the own state; returns the desired keys that changed, None for those to remove.
+
+        A ``ContivError`` refuses a revert-on-failure event: it is reverted, and who waits for it gets the
+        error. Any other exception, and any on a best-effort event, also brings a full resync.
+        """
         ...
 
     def revert(self, event: Event) -> Mapping[str, Value | None]:
         """Undo an ``update`` of a revert-on-failure event, complete or broken off; returns keys like
         ``update``.
 
-        Events of the same batch that came later may have built on it: answer from the state as it is now.
+        Must be implemented by who handles such events: what it does not take back stays desired. Events of
+        the same batch that came later may have built on this one: answer from the state as it is now.
         """
         return {}
 

@@ -42,12 +42,23 @@ class Southbound:
         self.running_max = 0
         self.gates: dict[str, asyncio.Event] = {}
         self._failures: dict[str, list[Exception]] = {}
+        self._lost: set[str] = set()
         self._pause = pause
         self._next_handle = 1
 
     def fail(self, operation: str, *, times: int = 1, error: Exception | None = None) -> None:
         """Let "create key", "update key", "delete key" or "retrieve kind" fail the next ``times`` times."""
         self._failures[operation] = [error or PlannedError(f"planned: {operation}")] * times
+
+    def mislead(self, operation: str) -> None:
+        """Let an operation take effect and fail all the same, like an answer that got lost."""
+        self._lost.add(operation)
+
+    def answer(self, operation: str) -> None:
+        """The end of every operation."""
+        if operation in self._lost:
+            self._lost.discard(operation)
+            raise PlannedError(f"lost: {operation}")
 
     def heal(self) -> None:
         """Forget all planned failures."""
@@ -127,6 +138,7 @@ class FakeDescriptor(Descriptor[Item, int]):
         south.objects[key] = value
         south.handles[key] = south.new_handle()
         south.history.append(f"create {key}")
+        south.answer(f"create {key}")
         return south.handles[key]
 
     async def update(self, key: str, old: Item, new: Item, metadata: int) -> int:
@@ -137,6 +149,7 @@ class FakeDescriptor(Descriptor[Item, int]):
         south.check(south.satisfied(new), f"dependencies of {key} left while it was updated")
         south.objects[key] = new
         south.history.append(f"update {key}")
+        south.answer(f"update {key}")
         return metadata
 
     async def delete(self, key: str, value: Item, metadata: int) -> None:
@@ -148,6 +161,7 @@ class FakeDescriptor(Descriptor[Item, int]):
             if key in other.needs or any(key in keys for keys in other.any_of):
                 south.check(south.satisfied(other), f"delete {key} under {name}")
         south.history.append(f"delete {key}")
+        south.answer(f"delete {key}")
 
     async def retrieve(self, wanted: Mapping[str, Item]) -> list[Actual[Item, int]]:
         south = self._southbound

@@ -221,3 +221,28 @@ def test_cancellation_at_any_moment_leaves_an_account_from_which_resync_recovers
         await assert_settled(scheduler, south, desired)
 
     asyncio.run(run())
+
+
+@quick
+@given(configurations(), configurations(), st.data())
+def test_answers_that_got_lost_are_found_out_by_a_downstream_resync(first, second, data):
+    """The scheduler cannot know what such operations did; reading the data plane tells."""
+    verbs = st.sampled_from(["create", "update", "delete"])
+    lost = data.draw(st.sets(st.tuples(verbs, st.sampled_from(KEYS)), max_size=5))
+
+    async def run():
+        south = Southbound()
+        scheduler = make_scheduler(south)
+        await scheduler.commit(Txn(first))
+        for verb, key in lost:
+            south.mislead(f"{verb} {key}")
+        await scheduler.commit(Txn(changes(first, second)))
+        # Meanwhile the scheduler's picture was wrong, so the order of what it did may have been as well.
+        south.violations.clear()
+        for _ in range(len(lost) + 1):
+            outcome = await scheduler.commit(Txn(resync=Resync.DOWNSTREAM))
+        assert outcome.ok
+        south.violations.clear()
+        await assert_settled(scheduler, south, second)
+
+    asyncio.run(run())
