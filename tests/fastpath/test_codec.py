@@ -78,10 +78,15 @@ def test_arbitrary_bytes_decode_or_raise(data: bytes, index: int) -> None:
     names = list(schema.messages)
     name = names[index % len(names)]
     try:
-        schema.decode(name, data)
+        record, refused = schema.decode(name, data), None
     except DecodeError as error:
-        assert error.message == name
-        assert 0 <= error.offset <= len(data)
+        record, refused = None, error
+    if refused is None:
+        assert record is not None
+        assert schema.program(name).measure(data) <= len(data)
+    else:
+        assert refused.message == name
+        assert 0 <= refused.offset <= len(data)
 
 
 def test_every_truncation_is_refused(full: Schema) -> None:

@@ -77,7 +77,7 @@ def type_value(schema: Schema, kind: str, rng: random.Random) -> Any:
         return number(rng, kind)
     family, body = schema.type_definition(kind)
     if family in {"enums", "enumflags"}:
-        return rng.choice([int(member) for member in schema.enum(kind)])
+        return rng.choice([int(member) for member in schema.enum(kind).__members__.values()])
     if family == "aliases":
         if "length" not in body:
             return type_value(schema, body["type"], rng)
