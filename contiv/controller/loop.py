@@ -1,8 +1,8 @@
 """The loop: takes batches of events, has the handlers answer, commits one transaction, answers who waits.
 
-In come events (``push``, ``call``, from handlers ``follow_up``); out go transactions to the scheduler,
-results to the callers, records to the history. While a transaction runs, events gather; together they are the
-next one. An event that fails does not take the others with it: its keys are judged alone, and a
+In come events (``push``, ``put``, ``call``, from handlers ``follow_up``); out go transactions to the
+scheduler, results to the callers, records to the history. While a transaction runs, events gather; together
+they are the next one. An event that fails does not take the others with it: its keys are judged alone, and a
 revert-on-failure event is undone alone. Refuses events when the queue is full or the controller has stopped.
 """
 
@@ -93,6 +93,16 @@ class Controller(Generic[S]):
     def push(self, event: Event) -> None:
         """Queue an event; raises ``QueueFullError`` or ``ControllerStoppedError``."""
         self._queue.put(self._entry(event))
+
+    async def put(self, event: Event) -> None:
+        """Queue an event, waiting while many are queued: for sources that can slow down, such as watches.
+
+        Raises ``ControllerStoppedError``; ``ReentrantCallError`` from inside the loop, where nothing would
+        make room.
+        """
+        if asyncio.current_task() is self._consumer:
+            raise ReentrantCallError(event.name)
+        await self._queue.put_patiently(self._entry(event))
 
     def follow_up(self, event: Event) -> None:
         """Queue an event before all ordinary ones: for handlers, while they run an event that leads to this

@@ -51,6 +51,7 @@ class EventQueue:
         self._follow_ups_max = follow_ups_max
         self._on_depth = on_depth
         self._changed = asyncio.Event()
+        self._room = asyncio.Event()
         self._closed = False
 
     def __len__(self) -> int:
@@ -59,6 +60,17 @@ class EventQueue:
     def put(self, entry: Entry) -> None:
         """Append an ordinary event; raises ``QueueFullError`` or ``ControllerStoppedError``."""
         self._put(entry, self._events, self._queued_max)
+
+    async def put_patiently(self, entry: Entry) -> None:
+        """Append an ordinary event once the lane is less than half full: the other half is for who cannot
+        wait.
+
+        Raises ``ControllerStoppedError``.
+        """
+        while not self._closed and len(self._events) >= max(1, self._queued_max // 2):
+            self._room.clear()
+            await self._room.wait()
+        self.put(entry)
 
     def put_follow_up(self, entry: Entry) -> None:
         """Append to the lane that goes first; raises like ``put``."""
@@ -82,6 +94,7 @@ class EventQueue:
         while not self._closed:
             batch = self._batch(batch_max) if synced else self._first_resync()
             if batch:
+                self._room.set()
                 self._on_depth(len(self))
                 return batch
             self._changed.clear()
@@ -111,4 +124,5 @@ class EventQueue:
         self._follow_ups.clear()
         self._events.clear()
         self._changed.set()
+        self._room.set()
         return left

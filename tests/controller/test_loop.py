@@ -282,6 +282,14 @@ async def test_waiting_updates_are_bounded(south, pods):
             controller.push(AddPod("p4"))
 
 
+async def test_watch_may_put_more_events_than_the_queue_holds(south, pods):
+    async with running(south, pods, limits=Settings(queued_max=4, batch_max=2)) as controller:
+        for n in range(40):
+            await controller.put(AddPod(f"p{n}"))
+        await controller.call(Poke())
+        assert len(south.objects) == 80
+
+
 async def test_first_resync_is_repeated_until_it_succeeds(south, pods):
     """Nothing that a predecessor left in the data plane is touched meanwhile."""
     south.objects["a/p"] = Item()

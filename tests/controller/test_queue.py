@@ -65,6 +65,28 @@ async def test_each_lane_has_its_limit():
         queue.put_follow_up(Entry(AddPod("4"), 0.0))
 
 
+async def test_patient_source_waits_and_leaves_room_for_the_impatient():
+    queue = make_queue(queued_max=4)
+    for number in range(2):
+        await queue.put_patiently(Entry(AddPod(f"{number}"), 0.0))
+    third = asyncio.create_task(queue.put_patiently(Entry(AddPod("patient"), 0.0)))
+    await asyncio.sleep(0)
+    queue.put(Entry(AddPod("impatient"), 0.0))
+    assert await take(queue) == [AddPod("0"), AddPod("1"), AddPod("impatient")]
+    await third
+    assert await take(queue) == [AddPod("patient")]
+
+
+async def test_patient_source_learns_that_the_queue_was_closed():
+    queue = make_queue(queued_max=2)
+    queue.put(Entry(AddPod("1"), 0.0))
+    waiting = asyncio.create_task(queue.put_patiently(Entry(AddPod("2"), 0.0)))
+    await asyncio.sleep(0)
+    queue.close()
+    with pytest.raises(ControllerStoppedError):
+        await waiting
+
+
 async def test_closed_queue_gives_back_what_waits_and_takes_nothing_more():
     queue = make_queue()
     waiting = asyncio.create_task(take(queue, synced=False))
