@@ -10,10 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 
 from contiv.controller.event import ControllerStoppedError, Event, Kind, QueueFullError
+
+
+RESYNCS_RESERVED: Final = 16
+"""Places in each lane that updates cannot take."""
 
 
 class Entry(Struct, eq=False):
@@ -67,7 +72,8 @@ class EventQueue:
 
         Raises ``ControllerStoppedError``.
         """
-        while not self._closed and len(self._events) >= max(1, self._queued_max // 2):
+        limit = max(1, self._queued_max // 2)
+        while not self._closed and len(self._events) >= limit and entry.event.kind is Kind.UPDATE:
             self._room.clear()
             await self._room.wait()
         self.put(entry)
@@ -79,7 +85,8 @@ class EventQueue:
     def _put(self, entry: Entry, lane: deque[Entry], limit: int) -> None:
         if self._closed:
             raise ControllerStoppedError(entry.event.name)
-        if len(lane) >= limit:
+        # Only a resync sets free what waits for the first one, so it always finds a place.
+        if len(lane) >= (limit if entry.event.kind is Kind.UPDATE else limit + RESYNCS_RESERVED):
             raise QueueFullError(entry.event.name, limit)
         lane.append(entry)
         self._changed.set()

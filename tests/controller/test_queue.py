@@ -77,6 +77,14 @@ async def test_patient_source_waits_and_leaves_room_for_the_impatient():
     assert await take(queue) == [AddPod("patient")]
 
 
+async def test_resync_finds_a_place_among_updates_that_wait_for_it():
+    queue = make_queue(queued_max=2)
+    for entry in entries(AddPod("1"), AddPod("2")):
+        queue.put(entry)
+    await queue.put_patiently(Entry(Snapshot(("s",)), 0.0))
+    assert await take(queue, synced=False) == [Snapshot(("s",))]
+
+
 async def test_patient_source_learns_that_the_queue_was_closed():
     queue = make_queue(queued_max=2)
     queue.put(Entry(AddPod("1"), 0.0))
