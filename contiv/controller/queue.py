@@ -16,7 +16,6 @@ from msgspec import Struct
 
 from contiv.controller.event import ControllerStoppedError, Event, Kind, QueueFullError
 
-
 RESYNCS_RESERVED: Final = 16
 """Places in each lane that updates cannot take."""
 
