@@ -27,9 +27,7 @@ logging.getLogger("library").info("chatter")
 
 
 def run(level: str, form: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, level, form], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", PROGRAM, level, form], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     return done.stderr.splitlines()
 

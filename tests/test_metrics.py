@@ -54,9 +54,7 @@ async def test_a_unix_socket_is_private_and_replaces_a_stale_one(tmp_path: Path)
             assert (await fetch(address, "/liveness"))[0] == 200
 
 
-@pytest.mark.parametrize(
-    "address", ["", "host", "host:", "host:port", "host:70000", "fd00::1:80", "unix:/no/such/x"]
-)
+@pytest.mark.parametrize("address", ["", "host", "host:", "host:port", "host:70000", "fd00::1:80", "unix:/no/such/x"])
 async def test_an_address_that_cannot_be_used_is_refused(address: str):
     with pytest.raises(ConfigError, match=r"metrics\.address"):
         async with serve(address, registry()):

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from contiv.kube.watching import Event
+from contiv.kube.observation import Event
 from contiv.model import kube
 from contiv.model.kubewire import ObjectError, identify, reduce
 

@@ -23,8 +23,9 @@ from contiv.ksr.mirror import ChangeSet, Mirror
 from contiv.kube.backoff import Backoff
 from contiv.kube.client import KubeClient
 from contiv.kube.errors import KubeFailure
-from contiv.kube.listing import PAGE_LIMIT, Page
-from contiv.kube.watching import Changes, ListBegun, ListEnded, Observation, observe
+from contiv.kube.listing import PAGE_LIMIT
+from contiv.kube.observation import Changes, ListBegun, ListEnded, Observation, Page
+from contiv.kube.watching import observe
 from contiv.log import get_logger
 from contiv.model import keys, kube
 from contiv.model.kubewire import ObjectError

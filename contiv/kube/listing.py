@@ -15,18 +15,12 @@ import msgspec
 
 from contiv.kube.client import KubeClient
 from contiv.kube.errors import KubeGarbled
+from contiv.kube.observation import Page
 
 PAGE_LIMIT: Final = 500
 """Objects a page, as kubectl and client-go ask for: 2.5 MB of pods, decoded in 6 ms."""
 PAGES_MAX: Final = 100_000
 """No collection has so many; a server whose continue token never ends has a fault."""
-
-
-class Page(msgspec.Struct, frozen=True):
-    """Some objects of a list. ``resource_version`` is that of the whole list, the same on each page."""
-
-    items: tuple[msgspec.Raw, ...]
-    resource_version: str
 
 
 class _Meta(msgspec.Struct, frozen=True, rename="camel"):

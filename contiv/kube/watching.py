@@ -19,14 +19,15 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from contiv.kube.backoff import Backoff
 from contiv.kube.client import KubeClient
 from contiv.kube.errors import KubeFailure, KubeGarbled, KubeGone, KubeUnavailable, from_status
-from contiv.kube.listing import PAGE_LIMIT, Page, list_pages
+from contiv.kube.listing import PAGE_LIMIT, list_pages
+from contiv.kube.observation import Changes, Event, ListBegun, ListEnded, Observation
 
 WATCH_TIMEOUT_S: Final = (240, 480)
 """Asked of the server, drawn from this range so that watches do not end together (client-go: 5 to 10
@@ -39,34 +40,6 @@ QUICK_END_S: Final = 1.0
 """A watch that ends sooner and without news counts as failed."""
 LINE_BYTES_MAX: Final = 16 << 20
 """etcd holds objects of at most 1.5 MB by default; JSON makes them a few times larger."""
-
-EventType = Literal["ADDED", "MODIFIED", "DELETED"]
-
-
-class Event(msgspec.Struct, frozen=True):
-    """One change. ``raw`` is the object's JSON; of a deleted one the last state."""
-
-    type: EventType
-    raw: msgspec.Raw
-
-
-class ListBegun(msgspec.Struct, frozen=True):
-    """What follows is a complete list; what an unfinished one before it said is void."""
-
-
-class ListEnded(msgspec.Struct, frozen=True):
-    """The list is complete as of ``resource_version``; changes follow."""
-
-    resource_version: str
-
-
-class Changes(msgspec.Struct, frozen=True):
-    """Events in their order, never empty."""
-
-    events: tuple[Event, ...]
-
-
-Observation = ListBegun | Page | ListEnded | Changes
 
 
 async def observe(

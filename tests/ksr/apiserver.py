@@ -62,6 +62,7 @@ class RealCluster(HttpCluster):
                 BINARY,
                 f"--etcd-servers={self._etcd.endpoint}",
                 "--bind-address=127.0.0.1",
+                "--advertise-address=127.0.0.1",  # else it looks for a default route
                 f"--secure-port={self._port}",
                 f"--cert-dir={self._directory / 'certs'}",
                 "--service-cluster-ip-range=10.96.0.0/16",

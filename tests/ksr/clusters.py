@@ -11,7 +11,7 @@ import json
 import random
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from tests.kube.conftest import write_kubeconfig
 from tests.kube.scripted import ScriptedApi
 
 NAMESPACE = "churn"
+ATTEMPTS_MAX = 500
 
 
 class Cluster(Protocol):
@@ -123,17 +124,19 @@ class HttpCluster:
         return f"{kind.api_path}/namespaces/{NAMESPACE}/{kind.plural}" if kind.namespaced else kind.collection_path
 
     async def _send(self, method: str, path: str, body: dict[str, Any], *, allowed: tuple[int, ...]) -> int:
-        """Once more after each reset: the tests drop all connections, these included."""
+        """Again after a reset (the tests drop these connections too) and while a fresh server is not quite ready."""
         form = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        while True:
-            try:
+        for _ in range(ATTEMPTS_MAX):
+            with suppress(aiohttp.ClientConnectionError):
                 async with self._session.request(
                     method, self._url + path, data=json.dumps(body), headers={"Content-Type": form}
                 ) as response:
-                    assert response.status in allowed, f"{method} {path}: {await response.text()}"
-                    return response.status
-            except aiohttp.ClientConnectionError:
-                await asyncio.sleep(0.01)
+                    text = await response.text()
+                    if response.status < 500:
+                        assert response.status in allowed, f"{method} {path}: {text}"
+                        return response.status
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"{method} {path}: no answer, {ATTEMPTS_MAX} times")
 
 
 class _Items(msgspec.Struct):

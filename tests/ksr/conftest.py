@@ -20,7 +20,8 @@ from tests.ksr import clusters
 from tests.ksr.clusters import Cluster, expected
 
 LEASE_TTL_S = 2
-WAIT_S = 15.0
+WAIT_S = 30.0
+ASK_AGAIN_S = 3.0
 STATUS_KEYS = frozenset(keys.ksr_status(kind.plural) for kind in kube.KINDS)
 
 
@@ -84,16 +85,17 @@ def ksr(cluster: Cluster, server: EmbeddedEtcd) -> Ksr:
     return Ksr(cluster, server)
 
 
-async def wait_for(
-    etcd: Etcd, condition: Callable[[dict[str, bytes]], bool], *, within_s: float = WAIT_S
-) -> dict[str, bytes]:
-    """Follow everything under the root until ``condition`` holds; the state in which it did."""
+Condition = Callable[[dict[str, bytes]], bool]
+
+
+async def follow(etcd: Etcd, condition: Condition, *, within_s: float) -> tuple[bool, dict[str, bytes]]:
+    """Follow everything under the root until ``condition`` holds or the time is over: whether it did, the state."""
     snapshot = await etcd.get_prefix(keys.ROOT)
     state = {key: record.value for key, record in snapshot.records.items()}
-    try:
+    if condition(state):
+        return True, state
+    with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            if condition(state):
-                return state
             async with etcd.watch(keys.ROOT, start_revision=snapshot.revision + 1) as watch:
                 async for batch in watch:
                     if batch.snapshot is not None:
@@ -104,10 +106,15 @@ async def wait_for(
                         else:
                             state[event.key] = event.value
                     if condition(state):
-                        return state
-    except TimeoutError:
-        pytest.fail(f"not within {within_s} s; etcd holds {len(state)} keys: {sorted(state)[:20]}")
-    raise AssertionError("a watch never ends by itself")
+                        return True, state
+    return False, state
+
+
+async def wait_for(etcd: Etcd, condition: Condition, *, within_s: float = WAIT_S) -> dict[str, bytes]:
+    """The first state of everything under the root in which ``condition`` holds."""
+    held, state = await follow(etcd, condition, within_s=within_s)
+    assert held, f"not within {within_s} s; etcd holds {len(state)} keys: {sorted(state)[:20]}"
+    return state
 
 
 def reflected(state: dict[str, bytes]) -> dict[str, bytes]:
@@ -115,16 +122,32 @@ def reflected(state: dict[str, bytes]) -> dict[str, bytes]:
     return {key: value for key, value in state.items() if key.startswith(keys.K8S)}
 
 
+def holds_exactly(objects: dict[str, bytes]) -> Condition:
+    """Every kind is complete, and there are these objects and no others."""
+    return lambda state: state.keys() >= STATUS_KEYS and reflected(state) == objects
+
+
 async def converged(etcd: Etcd, cluster: Cluster, *, within_s: float = WAIT_S) -> None:
-    """Wait until etcd holds exactly the objects that the API server has now, and says that every kind is complete."""
-    wanted = await expected(cluster)
-    await wait_for(etcd, lambda state: state.keys() >= STATUS_KEYS and reflected(state) == wanted, within_s=within_s)
+    """Wait until etcd holds exactly the objects that the API server has, and says that every kind is complete.
+
+    The API server is asked again now and then: a real one goes on making objects of its own after its start.
+    """
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + within_s
+    while True:
+        wanted = await expected(cluster)
+        equal, state = await follow(etcd, holds_exactly(wanted), within_s=ASK_AGAIN_S)
+        if equal:
+            return
+        different = {key for key, _ in wanted.items() ^ reflected(state).items()}
+        missing = STATUS_KEYS - state.keys()
+        assert loop.time() < deadline_s, f"after {within_s} s: {sorted(different)[:10]} differ, {missing} lack"
 
 
-def led_by(name: str) -> Callable[[dict[str, bytes]], bool]:
+def led_by(name: str) -> Condition:
     return lambda state: state.get(keys.KSR_LEADER) == name.encode()
 
 
-def synced_by(name: str) -> Callable[[dict[str, bytes]], bool]:
+def synced_by(name: str) -> Condition:
     """Every kind is completely reflected by this instance."""
     return lambda state: all(key in state and json.loads(state[key])["instance"] == name for key in STATUS_KEYS)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from contiv.ksr import mirror as mirror_module
 from contiv.ksr.mirror import ChangeSet, Mirror
-from contiv.kube.watching import Event
+from contiv.kube.observation import Event
 from contiv.model import kube
 from contiv.model.kubewire import ObjectError, reduce
 

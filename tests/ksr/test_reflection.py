@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import time
 
 import aiohttp
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -44,13 +44,8 @@ async def test_everything_is_reflected_and_followed(cluster: ScriptedCluster, et
 async def test_status_tells_version_and_number_of_objects(cluster: ScriptedCluster, etcd: Etcd, ksr: Ksr):
     async with ksr.task(instance="one"):
         state = await wait_for(etcd, synced_by("one"))
-    status = kube.KsrStatus(**{"plural": "namespaces"} | dict(json_fields(state[keys.ksr_status("namespaces")])))
+    status = msgspec.json.decode(state[keys.ksr_status("namespaces")], type=kube.KsrStatus)
     assert (status.objects, status.resource_version, status.instance) == (1, str(cluster.api.version), "one")
-
-
-def json_fields(value: bytes) -> dict[str, object]:
-    names = {"resourceVersion": "resource_version", "syncedAt": "synced_at"}
-    return {names.get(name, name): field for name, field in json.loads(value).items()}
 
 
 async def test_killed_and_started_again_it_equals_the_api_server_within_a_second_of_its_list(

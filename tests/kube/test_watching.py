@@ -12,8 +12,8 @@ from contiv.kube import watching
 from contiv.kube.backoff import Backoff
 from contiv.kube.client import KubeClient
 from contiv.kube.errors import KubeFailure, KubeGarbled, KubeGone, KubeUnavailable
-from contiv.kube.listing import Page
-from contiv.kube.watching import Changes, ListBegun, ListEnded, Observation, observe
+from contiv.kube.observation import Changes, ListBegun, ListEnded, Observation, Page
+from contiv.kube.watching import observe
 from tests.kube.scripted import PODS, ScriptedApi, pod
 
 WAIT_S = 5.0

@@ -32,9 +32,7 @@ def test_a_pod_keeps_what_the_network_needs():
     pod = reduce(
         kube.PODS,
         wire(
-            metadata=meta(
-                labels={"b": "2", "a": "1"}, deletionTimestamp="2026-01-01T00:00:00Z", managedFields=[{}]
-            ),
+            metadata=meta(labels={"b": "2", "a": "1"}, deletionTimestamp="2026-01-01T00:00:00Z", managedFields=[{}]),
             spec={
                 "nodeName": "n1",
                 "hostNetwork": True,
@@ -264,9 +262,7 @@ def test_a_service_keeps_everything_that_is_said():
                 "type": "LoadBalancer",
                 "clusterIPs": ["10.96.0.9", "fd00::9"],
                 "ipFamilies": ["IPv4", "IPv6"],
-                "ports": [
-                    {"name": "q", "port": 443, "protocol": "UDP", "nodePort": 30443, "targetPort": 8443}
-                ],
+                "ports": [{"name": "q", "port": 443, "protocol": "UDP", "nodePort": 30443, "targetPort": 8443}],
                 "externalIPs": ["192.0.2.7"],
                 "loadBalancerSourceRanges": ["198.51.100.0/24"],
                 "internalTrafficPolicy": "Local",
@@ -387,9 +383,7 @@ def test_a_slice_keeps_service_ports_topology_and_trigger_time():
 
 
 def test_a_slice_without_endpoints_as_go_writes_it():
-    value = reduce(
-        kube.ENDPOINT_SLICES, wire(metadata=meta(), addressType="IPv6", endpoints=None, ports=None)
-    )
+    value = reduce(kube.ENDPOINT_SLICES, wire(metadata=meta(), addressType="IPv6", endpoints=None, ports=None))
     assert value == kube.EndpointSlice(namespace="default", name="web", uid="u-1", address_type="IPv6")
 
 
@@ -482,10 +476,7 @@ def test_a_bad_object_is_still_identified():
     st.binary(max_size=64)
     | st.recursive(
         st.none() | st.integers() | st.text(),
-        lambda c: (
-            st.lists(c)
-            | st.dictionaries(st.sampled_from(["metadata", "spec", "name", "namespace", "ports"]), c)
-        ),
+        lambda c: st.lists(c) | st.dictionaries(st.sampled_from(["metadata", "spec", "name", "namespace", "ports"]), c),
     ).map(lambda v: json.dumps(v).encode())
 )
 def test_garbage_only_ever_raises_object_error(raw: bytes):
@@ -494,7 +485,4 @@ def test_garbage_only_ever_raises_object_error(raw: bytes):
             value = reduce(kind, raw)
         except ObjectError:
             continue
-        assert (
-            kube.parse(kind.key(value.name, namespace=getattr(value, "namespace", "")), kind.encode(value))
-            == value
-        )  # type: ignore[arg-type]
+        assert kube.parse(kind.key(value.name, namespace=getattr(value, "namespace", "")), kind.encode(value)) == value
