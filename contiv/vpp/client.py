@@ -151,6 +151,11 @@ class Vpp:
         return self._up.is_set()
 
     @property
+    def in_flight(self) -> int:
+        """Requests that wait for their answers."""
+        return len(self._channel.pending) if self._channel is not None else 0
+
+    @property
     def schema(self) -> Schema:
         """Definitions of the messages of the VPP that is (or was) connected."""
         if self._schema is None:
