@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
 
 from msgspec import Struct
 
@@ -198,22 +199,25 @@ def _operation(decisions: Decisions, node: _Node, *, wave: int, after: tuple[int
     return Operation(key, verb, old, new, after=after, wave=wave, reason=reason)
 
 
-def reverse(registry: Registry, operations: Sequence[Operation], executed: Sequence[int]) -> tuple[Operation, ...]:
-    """The undoing of the executed positions, given in the order in which they were done.
+def reverse(
+    registry: Registry, actual: Graph, operations: Sequence[Operation], executed: Sequence[int]
+) -> tuple[Operation, ...]:
+    """The undoing of the executed positions, given in the order in which they were done; ``actual`` as it is
+    now.
 
     What was done later is undone earlier wherever two operations have to do with each other: because the plan
-    said so, also through operations that were not executed, or because one rests on the other's key.
+    said so, also through operations that were not executed, because one rests on the other's key, or because
+    something rests on either of the two.
     """
     done_at = {index: place for place, index in enumerate(executed)}
     undone_after = _planned_ties(operations, done_at)
     by_key: dict[str, list[int]] = {}
     for index in executed:
         by_key.setdefault(operations[index].key, []).append(index)
-    for index in executed:
-        for target in _touched(registry, operations[index]):
-            for other in by_key.get(target, ()):
-                earlier, later = sorted((index, other), key=done_at.__getitem__)
-                undone_after[earlier].add(later)
+    for keys in _tied_keys(registry, actual, [operations[index] for index in executed]):
+        tied = sorted((index for key in keys for index in by_key.get(key, ())), key=done_at.__getitem__)
+        for earlier, later in pairwise(tied):
+            undone_after[earlier].add(later)
     position = {index: place for place, index in enumerate(reversed(executed))}
     result: list[Operation] = []
     for index in reversed(executed):
@@ -225,11 +229,15 @@ def reverse(registry: Registry, operations: Sequence[Operation], executed: Seque
     return tuple(result)
 
 
-def _touched(registry: Registry, operation: Operation) -> Iterator[str]:
-    for value in (operation.old, operation.new):
-        if value is not None:
-            for need in registry.needs(operation.key, value):
-                yield from need.keys
+def _tied_keys(registry: Registry, actual: Graph, executed: Sequence[Operation]) -> Iterator[set[str]]:
+    """Keys whose operations must be undone in order: a value's and its dependency's, and alternatives'."""
+    for operation in executed:
+        for value in (operation.old, operation.new):
+            for need in () if value is None else registry.needs(operation.key, value):
+                yield from ({operation.key, key} for key in need.keys)
+                yield set(need.keys)
+        for dependent in sorted(actual.dependents(operation.key)):
+            yield from (set(need.keys) for need in actual.needs(dependent) if operation.key in need.keys)
 
 
 def _planned_ties(operations: Sequence[Operation], executed: Collection[int]) -> dict[int, set[int]]:

@@ -292,7 +292,7 @@ class Scheduler:
             else:
                 self._desired.put(key, value, self._registry.needs(key, value))
         done = [index for index, e in run.executions.items() if e.result is Result.DONE]
-        run.undo = reverse(self._registry, run.plan.operations, done)
+        run.undo = reverse(self._registry, self._actual, run.plan.operations, done)
         await self._executor().run(run.undo, run.undone)
         for key in run.plan.adopted:
             if key in self._desired and key in self._actual:

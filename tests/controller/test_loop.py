@@ -173,6 +173,26 @@ async def test_revert_on_failure_event_is_undone_by_the_handlers_that_ran(south)
         assert len(south.objects) == 6
 
 
+async def test_handlers_revert_in_the_opposite_order(south):
+    order = []
+
+    class Noting(PodHandler):
+        def update(self, event: Event):
+            order.append(f"update {self.name}")
+            return super().update(event) if isinstance(event, AddPod) else {}
+
+        def revert(self, event: Event):
+            order.append(f"revert {self.name}")
+            self.pods.discard(event.pod)
+            return dict.fromkeys(self._keys(event.pod))
+
+    async with running(south, Noting("one", prefix="1"), Noting("two", prefix="2")) as controller:
+        south.fail("create b/2p")
+        with pytest.raises(OperationError):
+            await controller.call(AddPod("p"))
+        assert order == ["update one", "update two", "revert two", "revert one"]
+
+
 async def test_refusal_reaches_the_caller_as_it_is_and_needs_no_healing(south):
     class Full(PodHandler):
         def update(self, event: Event):

@@ -61,6 +61,27 @@ def test_create_waits_for_the_update_of_its_dependency():
     assert operations[1].after == (0,)
 
 
+def test_alternatives_that_lean_on_each_other_have_an_order_to_come_and_to_go():
+    """Both rest on the ground; each could also rest on the other, which must not make them wait for one
+    another."""
+    values = {
+        "a_0": Item(),
+        "a_1": Item(any_of=(("a/2", "a/0"),)),
+        "a_2": Item(any_of=(("a/1", "a/0"),)),
+        "a_3": Item(any_of=(("a/4", "a/0"),)),
+        "a_4": Item(needs=("a/3",)),
+    }
+    there, nothing = graph(**values), Graph()
+    coming = plan(there, nothing, there.values)
+    assert [str(o) for o in coming.operations][0] == "create a/0"
+    assert len(coming.operations) == len(values)
+    going = plan(nothing, there, there.values)
+    assert [str(o) for o in going.operations][-1] == "delete a/0"
+    assert len(going.operations) == len(values)
+    assert not coming.cycles
+    assert not going.cycles
+
+
 def test_plan_of_what_is_right_is_empty():
     desired = graph(a_1=Item(), b_2=Item(needs=("a/1",)))
     assert plan(desired, desired, ["a/1", "b/2"]).empty

@@ -410,6 +410,31 @@ async def test_revert_undoes_this_transaction_in_reverse_and_restores_values(sch
     assert (await scheduler.commit(Txn(resync=Resync.DOWNSTREAM))).plan.empty
 
 
+async def test_revert_brings_one_alternative_back_before_it_takes_the_other(scheduler, south):
+    await update(scheduler, {"a/1": Item(), "b/x": Item(any_of=(("a/0", "a/1"),))})
+    south.fail("delete b/x")
+    outcome = await update(scheduler, {"a/0": Item(), "a/1": None, "b/x": None}, revert_on_failure=True)
+    assert outcome.reverted
+    assert sorted(south.objects) == ["a/1", "b/x"]
+
+
+async def test_alternatives_that_leave_together_do_not_vouch_for_each_other(scheduler, south):
+    """The dependent could not be deleted: at least one of those that it rests on has to stay."""
+    await update(scheduler, {"a/0": Item(), "a/1": Item(), "b/x": Item(any_of=(("a/0", "a/1"),))})
+    south.fail("delete b/x", times=100)
+    await update(scheduler, dict.fromkeys(["a/0", "a/1", "b/x"]))
+    assert len(south.objects) == 2
+
+
+async def test_nothing_new_is_built_on_what_could_not_be_deleted(scheduler, south):
+    await update(scheduler, {"a/1": Item()})
+    south.fail("delete a/1", times=100)
+    await update(scheduler, {"a/1": None})
+    outcome = await update(scheduler, {"b/x": Item(needs=("a/1",))})
+    assert outcome.states["b/x"].state is State.PENDING
+    assert sorted(south.objects) == ["a/1"]
+
+
 async def test_pending_key_does_not_make_a_transaction_revert(scheduler, south):
     outcome = await update(scheduler, {"a/1": Item(), "b/x": Item(needs=("a/no",))}, revert_on_failure=True)
     assert not outcome.reverted
