@@ -30,11 +30,12 @@ from contiv.kube.listing import PAGE_LIMIT, list_pages
 from contiv.kube.observation import Changes, Event, ListBegun, ListEnded, Observation
 
 WATCH_TIMEOUT_S: Final = (240, 480)
-"""Asked of the server, drawn from this range so that watches do not end together (client-go: 5 to 10
-minutes).
-"""
+"""Asked of the server, drawn from this range so that watches do not end together (client-go: 5 to 10 minutes)."""
 SILENCE_TIMEOUT_S: Final = 150.0
-"""Bookmarks come about once a minute; after two missed ones the connection is taken for dead and opened anew.
+"""Bookmarks come about once a minute; after two missed ones the connection counts as dead and is opened anew."""
+REFUSALS_MAX: Final = 5
+"""Watches refused in a row by a server that answers. More, and the version is doubted: one that a restored API
+server has not reached yet is refused for as long as it has not (504, "too large resource version").
 """
 QUICK_END_S: Final = 1.0
 """A watch that ends sooner and without news counts as failed."""
@@ -85,19 +86,26 @@ async def follow(
     """Changes after ``resource_version`` over as many watches as it takes, until KubeGone or KubeGarbled."""
     cursor = _Cursor(resource_version)
     loop = asyncio.get_running_loop()
+    refusals = 0
     while True:
         before, started_s = cursor.version, loop.time()
         try:
             async with aclosing(watch_once(client, path, cursor)) as batches:
                 async for changes in batches:
                     backoff.reset()
+                    refusals = 0
                     yield changes
         except (KubeGone, KubeGarbled):
             raise
         except KubeFailure as failure:
+            refusals = refusals + 1 if failure.status not in (0, 429) else 0
+            if refusals > REFUSALS_MAX:
+                detail = f"refused {refusals} times from version {cursor.version}, last: {failure.detail}"
+                raise KubeGone(failure.request, detail=detail, remedy="list again") from failure
             report(failure)
             await _pause(backoff, failure)
         else:
+            refusals = 0
             if cursor.version != before or loop.time() - started_s > QUICK_END_S:
                 backoff.reset()
             else:  # a server that ends watches at once must not make us spin
@@ -114,11 +122,9 @@ class _Cursor:
 
 
 async def watch_once(client: KubeClient, path: str, cursor: _Cursor) -> AsyncGenerator[Changes, None]:
-    """One watch from the cursor's version; moves the cursor as events and bookmarks come. Ends when the
-    server ends it.
+    """One watch from the cursor's version, which moves as events and bookmarks come. Ends when the server ends it.
 
-    KubeGone when the version is too old, KubeGarbled when a line is no event, KubeUnavailable on silence or
-    reset.
+    KubeGone when the version is too old, KubeGarbled when a line is no event, KubeUnavailable on silence or reset.
     """
     request = f"GET {path}?watch"
     params = {
@@ -140,9 +146,17 @@ async def watch_once(client: KubeClient, path: str, cursor: _Cursor) -> AsyncGen
             if events:
                 yield Changes(events)
             if version:
+                if _is_before(version, cursor.version):
+                    detail = f"version {version} after {cursor.version}: its data was replaced by older data"
+                    raise KubeGone(request, detail=detail, remedy="list again")
                 cursor.version = version
             if failure is not None:
                 raise failure
+
+
+def _is_before(version: str, other: str) -> bool:
+    """Versions of one collection are numbers that grow (KEP-5504); of any that are not, nothing is said."""
+    return version.isdecimal() and other.isdecimal() and int(version) < int(other)
 
 
 # ---- lines -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from contiv.emulator.kube import EmulatedKube, Settings
 from contiv.store.client import Etcd
 from contiv.store.embedded import EmbeddedEtcd
 from tests.ksr import apiserver, clusters
@@ -88,4 +89,17 @@ async def test_every_fault_of_the_emulator_under_churn(tmp_path: Path, etcd: Etc
                 trouble()
                 faults.drop_connections()
                 await churn.run(20)
+                await converged(etcd, cluster)
+
+
+async def test_an_api_server_that_starts_anew_with_nothing(tmp_path: Path, etcd: Etcd, server: EmbeddedEtcd):
+    async with clusters.emulated(tmp_path) as cluster:
+        churn = Churn(cluster, seed=26)
+        async with Ksr(cluster, server).task():
+            await churn.run(OPERATIONS)
+            await converged(etcd, cluster)
+            await cluster.emulated.stop()
+            settings = Settings(bookmark_interval_s=0.1)
+            async with EmulatedKube(settings, port=cluster.emulated.port) as empty:
+                assert empty.url == cluster.emulated.url
                 await converged(etcd, cluster)

@@ -194,6 +194,28 @@ async def test_failures_of_the_server_are_waited_out(api: ScriptedApi, observer:
     assert [f.status for f in observer.failures if f.status] == [500, 503, 429, 403, 500, 500]
 
 
+async def test_a_server_whose_data_was_replaced_by_older_data_is_listed_again(api: ScriptedApi, observer: Observer):
+    for name in "abc":
+        await api.put(PODS, pod(name))
+    await observer.until(a="", b="", c="")
+    api.objects.clear()
+    api.history.clear()
+    api.version = 50
+    await api.put(PODS, pod("restored"))
+    await api.drop()
+    waiting = asyncio.create_task(observer.until(restored=""))
+    await api.bookmark(PODS)  # all that a server says of itself while nothing happens
+    await waiting
+    assert observer.lists == 2
+
+
+async def test_a_version_that_is_refused_again_and_again_is_given_up(api: ScriptedApi, observer: Observer):
+    await observer.until_listed(1)
+    api.statuses = [(504, {})] * (watching.REFUSALS_MAX + 1)
+    await observer.until_listed(2)
+    assert api.count(watch=True) == watching.REFUSALS_MAX + 1
+
+
 async def test_silence_is_taken_for_a_dead_connection(api: ScriptedApi, observer: Observer, monkeypatch):
     monkeypatch.setattr(watching, "SILENCE_TIMEOUT_S", 0.05)
     await observer.until_listed(1)
