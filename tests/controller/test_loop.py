@@ -271,6 +271,18 @@ async def test_two_handlers_must_not_own_one_key(south):
         assert not south.objects
 
 
+async def test_failed_resync_leaves_the_keys_with_their_owners(south):
+    one, two = PodHandler("one"), PodHandler("two", prefix="2")
+    async with running(south, one, two, limits=msgspec.structs.replace(FAST, healing_delay_s=60)) as controller:
+        await controller.call(AddPod("p"))
+        one.boom = True
+        with pytest.raises(HandlerError):
+            await controller.call(FullResync("try"))
+        two._prefix = ""
+        with pytest.raises(HandlerError, match="belongs to handler one"):
+            await controller.call(AddPod("p"))
+
+
 async def test_key_without_descriptor_fails_its_event_alone(south, pods):
     class Stray(PodHandler):
         def update(self, event: Event):

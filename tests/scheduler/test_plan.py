@@ -73,10 +73,10 @@ def test_alternatives_that_lean_on_each_other_have_an_order_to_come_and_to_go():
     }
     there, nothing = graph(**values), Graph()
     coming = plan(there, nothing, there.values)
-    assert [str(o) for o in coming.operations][0] == "create a/0"
+    assert str(coming.operations[0]) == "create a/0"
     assert len(coming.operations) == len(values)
     going = plan(nothing, there, there.values)
-    assert [str(o) for o in going.operations][-1] == "delete a/0"
+    assert str(going.operations[-1]) == "delete a/0"
     assert len(going.operations) == len(values)
     assert not coming.cycles
     assert not going.cycles
