@@ -279,6 +279,7 @@ async def test_failed_resync_leaves_the_keys_with_their_owners(south):
         with pytest.raises(HandlerError):
             await controller.call(FullResync("try"))
         two._prefix = ""
+        one.handles = lambda event: False
         with pytest.raises(HandlerError, match="belongs to handler one"):
             await controller.call(AddPod("p"))
 
