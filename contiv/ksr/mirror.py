@@ -37,7 +37,7 @@ class ChangeSet:
 
 
 class Mirror:
-    """One kind's keys in etcd. ``refuse`` hears of each object that cannot be used."""
+    """One kind's keys in etcd. ``refuse`` hears of each object, and each rule of a policy, that cannot be used."""
 
     def __init__(self, kind: kube.AnyKind, *, refuse: Callable[[ObjectError], None]) -> None:
         self._kind = kind
@@ -103,6 +103,9 @@ class Mirror:
         """Key and stored value of an object; ObjectError when it cannot be used."""
         value = reduce(self._kind, raw)
         namespace = getattr(value, "namespace", "")
+        for fault in getattr(value, "faults", ()):
+            where, _, problem = fault.partition(": ")
+            self._refuse(ObjectError(self._kind.plural, namespace, value.name, field=where, problem=problem))
         data = self._kind.encode(value)  # type: ignore[arg-type]  # reduce gives what the kind stores
         if len(data) > VALUE_BYTES_MAX:
             problem = f"{len(data)} bytes are more than {VALUE_BYTES_MAX}"

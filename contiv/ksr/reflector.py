@@ -149,7 +149,7 @@ class Reflector:
     def _refuse_object(self, error: ObjectError) -> None:
         self._count_error("object")
         self._log.warning(
-            "object_skipped",
+            "object_unreadable",
             namespace=error.namespace,
             name=error.name,
             field=error.field,

@@ -29,7 +29,7 @@ class ObjectError(ContivError):
 
     def __init__(self, plural: str, namespace: str, name: str, *, field: str, problem: str) -> None:
         where = f"{namespace}/{name}" if namespace else name or "(no name)"
-        super().__init__(f"{plural} {where}: {field}: {problem}; the object is skipped until it is corrected")
+        super().__init__(f"{plural} {where}: {field}: {problem}; left out until it is corrected")
         self.plural = plural
         self.namespace = namespace
         self.name = name

@@ -89,6 +89,20 @@ def test_an_unreadable_object_keeps_what_is_stored_and_is_reported(mirror: Mirro
     assert mirror.apply([Event("DELETED", bad)]).writes == {key("a"): None}, "gone is gone, readable or not"
 
 
+def test_a_policy_is_kept_without_the_rule_that_cannot_be_read(refused: list[ObjectError]):
+    mirror = Mirror(kube.NETWORK_POLICIES, refuse=refused.append)
+    mirror.begin({})
+    rules = [{"ports": [{"port": []}]}, {"from": [{"podSelector": {}}]}]
+    policy = {"metadata": {"name": "p", "namespace": "ns"}, "spec": {"podSelector": {}, "ingress": rules}}
+    ((where, value),) = mirror.mark([raw(policy)]).writes.items()
+    assert value is not None
+    kept = kube.parse(where, value)
+    assert isinstance(kept, kube.NetworkPolicy)
+    assert kept.ingress is not None
+    assert len(kept.ingress) == 1
+    assert [(error.name, error.field) for error in refused] == [("p", "spec.ingress[0].ports[0].port")]
+
+
 def test_a_nameless_object_harms_nothing(mirror: Mirror, refused: list[ObjectError]):
     mirror.begin({key("a"): stored(pod("a"))})
     for nameless in ({}, {"metadata": {}}, {"metadata": {"name": "../../x", "namespace": "ns"}, "spec": {}}):
