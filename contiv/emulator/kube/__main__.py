@@ -1,4 +1,4 @@
-"""``python -m contiv.emulator.kube``: the command line of the emulated API server; ``command`` is mounted by the CLI."""
+"""``python -m contiv.emulator.kube``: the emulated API server's command line; the CLI mounts ``command``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from contiv.errors import ContivError
 @click.option("--bookmark-interval", "bookmark_interval_s", default=10.0, show_default=True, help="Seconds.")
 @click.option("--die-with-parent", is_flag=True, help="Stop when the process that started this one ends.")
 def command(
+    *,
     listen: str,
     data: str | None,
     service_cidr: str,

@@ -82,7 +82,7 @@ def first(kind: Kind, applied: Json, *, manager: str, now: str) -> Json:
 
 
 def merge(kind: Kind, applied: Json, *, live: Json, manager: str, subresource: str, force: bool, now: str) -> Json:
-    """The live object with the applied configuration in it, and without what this manager applied before and dropped."""
+    """The live object with the applied configuration, without what this manager once applied and dropped."""
     schema = _schema(kind)
     applied = applied | {"metadata": dict(applied["metadata"])}
     version = applied["metadata"].pop("resourceVersion", None)
@@ -130,8 +130,8 @@ def _conflict(conflicts: list[tuple[Json, Fields]]) -> ApiError:
             who += f' with subresource "{entry["subresource"]}"'
         who += f" using {entry['apiVersion']}"
         listed = list(paths(fields))
-        for path in listed:
-            causes.append({"reason": "FieldManagerConflict", "message": f"conflict with {who}", "field": path})
+        cause = {"reason": "FieldManagerConflict", "message": f"conflict with {who}"}
+        causes += [cause | {"field": path} for path in listed]
         if len(listed) == 1:
             texts.append(f"conflict with {who}: {listed[0]}")
         else:

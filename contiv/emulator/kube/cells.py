@@ -105,24 +105,27 @@ def since(timestamp: str | None, now: datetime) -> str:
     if then.tzinfo is None:
         then = then.replace(tzinfo=UTC)
     seconds = int((now - then).total_seconds())
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
     if seconds < -1:
         return "<invalid>"
-    if seconds < 120:
-        return f"{max(seconds, 0)}s"
-    if minutes < 10:
-        return _pair(minutes, "m", seconds % 60, "s")
-    if minutes < 180:
-        return f"{minutes}m"
-    if hours < 8:
-        return _pair(hours, "h", minutes % 60, "m")
-    if hours < 48:
-        return f"{hours}h"
-    if days < 8:
-        return _pair(days, "d", hours % 24, "h")
-    if days < 730:
-        return f"{days}d"
-    return _pair(days // 365, "y", days % 365, "d") if days < 8 * 365 else f"{days // 365}y"
+    return _duration(max(seconds, 0))
+
+
+def _duration(seconds: int) -> str:
+    """Two units while the larger one is small, one after that."""
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    for limit_s, text in (
+        (120, f"{seconds}s"),
+        (600, _pair(minutes, "m", seconds % 60, "s")),
+        (180 * 60, f"{minutes}m"),
+        (8 * 3600, _pair(hours, "h", minutes % 60, "m")),
+        (48 * 3600, f"{hours}h"),
+        (8 * 86400, _pair(days, "d", hours % 24, "h")),
+        (730 * 86400, f"{days}d"),
+        (8 * 365 * 86400, _pair(days // 365, "y", days % 365, "d")),
+    ):
+        if seconds < limit_s:
+            return text
+    return f"{days // 365}y"
 
 
 def _pair(large: int, large_unit: str, small: int, small_unit: str) -> str:

@@ -27,7 +27,7 @@ from contiv.emulator.kube.errors import ApiError, Json, bad_request, expired, un
 FOREVER_S = float("inf")
 
 
-class Reset(Exception):  # noqa: N818 - a signal between faults and server, not an error of the API
+class Reset(Exception):  # a signal between faults and server, no error of the API
     """The connection is to be aborted without an answer."""
 
 

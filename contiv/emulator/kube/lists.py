@@ -65,7 +65,7 @@ def page(store: Store, kind: Kind, *, query: Query) -> Page:
     """The records that answer a query."""
     table = store.table(kind.table)
     revision, after = _start(store, query)
-    if revision == _NOW or revision == store.revision:
+    if revision in (_NOW, store.revision):
         records = table.scan(namespace=query.namespace, after=after)
         revision = store.revision
     else:

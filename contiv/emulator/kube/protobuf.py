@@ -9,7 +9,7 @@ of k8s.io/api and apimachinery. Refuses (415) kinds without a table here and (40
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -214,18 +214,23 @@ def _value(type_: str, raw: int | memoryview) -> Any:
     if type_ == "bool":
         return bool(raw)
     data = _bytes(raw)
-    if type_ == "string":
-        return bytes(data).decode()
-    if type_ == "raw":
-        return bytes(data)
-    if type_ == "bytes":
-        return b64encode(data).decode()
-    if type_ in ("time", "microtime"):
-        return _time(_message("Time", data), micro=type_ == "microtime")
-    if type_ == "intstr":
-        parts = _message("IntOrString", data)
-        return parts.get("strVal", "") if parts.get("type") else parts.get("intVal", 0)
-    return _message(type_, data)
+    convert = _CONVERSIONS.get(type_)
+    return convert(data) if convert is not None else _message(type_, data)
+
+
+def _int_or_string(data: memoryview) -> Any:
+    parts = _message("IntOrString", data)
+    return parts.get("strVal", "") if parts.get("type") else parts.get("intVal", 0)
+
+
+_CONVERSIONS: dict[str, Callable[[memoryview], Any]] = {
+    "string": lambda data: bytes(data).decode(),
+    "raw": bytes,
+    "bytes": lambda data: b64encode(data).decode(),
+    "intstr": _int_or_string,
+    "time": lambda data: _time(_message("Time", data), micro=False),
+    "microtime": lambda data: _time(_message("Time", data), micro=True),
+}
 
 
 def _time(parts: Json, *, micro: bool) -> str | None:

@@ -67,19 +67,18 @@ def _label_test(match: re.Match[str]) -> _Test:
     group = match.groupdict()
     if group["set_key"]:
         values = frozenset(each.strip() for each in group["values"].split(","))
-        if group["set_op"] == "in":
-            return lambda labels, key=group["set_key"]: labels.get(key) in values  # type: ignore[misc]
-        return lambda labels, key=group["set_key"]: labels.get(key) not in values  # type: ignore[misc]
+        return _membership_test(group["set_key"], values, inside=group["set_op"] == "in")
     if group["eq_key"]:
-        key, value = group["eq_key"], group["eq_value"]
-        if group["eq_op"] == "!=":
-            return lambda labels: labels.get(key) != value
-        return lambda labels: labels.get(key) == value
+        values = frozenset((group["eq_value"],))
+        return _membership_test(group["eq_key"], values, inside=group["eq_op"] != "!=")
     if group["cmp_key"]:
         return _numeric_test(group["cmp_key"], group["cmp_op"], bound=int(group["cmp_value"]))
-    if group["absent"]:
-        return lambda labels, key=group["absent_key"]: key not in labels  # type: ignore[misc]
-    return lambda labels, key=group["exists"]: key in labels  # type: ignore[misc]
+    present, key = group["absent"] is None, group["absent_key"] or group["exists"]
+    return lambda labels: (key in labels) == present
+
+
+def _membership_test(key: str, values: frozenset[str], *, inside: bool) -> _Test:
+    return lambda labels: (labels.get(key) in values) == inside
 
 
 def _numeric_test(key: str, operator: str, *, bound: int) -> _Test:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from contiv.emulator.kube import defaults, services, validation
+from contiv.emulator.kube import crd, defaults, services, validation
 from contiv.emulator.kube.allocators import ServiceAllocator
 from contiv.emulator.kube.errors import Json, invalid
 from contiv.emulator.kube.kinds import CRD, NAMESPACE, POD, SERVICE, Kind
@@ -39,6 +39,8 @@ class Strategy(msgspec.Struct, frozen=True):
         if kind.has_generation or kind.custom:
             fresh["metadata"]["generation"] = 1
         self._finish(kind, fresh, old=None, name=name)
+        if kind is CRD:
+            fresh["status"] = established(fresh)
         if kind is POD:
             defaults.admit_pod(fresh)
         return fresh
@@ -69,6 +71,8 @@ class Strategy(msgspec.Struct, frozen=True):
     def _finish(self, kind: Kind, content: Json, *, old: Json | None, name: Name) -> None:
         defaults.apply_defaults(kind, content)
         causes = validation.validate(kind, content)
+        if kind is CRD:
+            causes += crd.validate(content)
         if not causes and kind is SERVICE:
             causes += services.complete(content, old=old, name=name, allocator=self.allocator)
         if old is not None and not causes:
@@ -115,8 +119,6 @@ def _reset_status(kind: Kind, content: Json) -> None:
     content.pop("status", None)
     if kind is NAMESPACE:
         content["spec"] = {"finalizers": ["kubernetes"]}
-    if kind is CRD:
-        content["status"] = established(content)
 
 
 def established(content: Json) -> Json:

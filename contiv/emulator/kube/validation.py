@@ -397,9 +397,11 @@ def validate_update(kind: Kind, content: Json, *, old: Json) -> list[Cause]:
     if kind.kind == "EndpointSlice" and content.get("addressType") != old.get("addressType"):
         causes.append(immutable("addressType", content.get("addressType")))
     if kind.kind in ("ConfigMap", "Secret") and old.get("immutable"):
-        for field in ("data", "binaryData"):
-            if content.get(field) != old.get(field):
-                causes.append(not_allowed(field, "field is immutable when `immutable` is set"))
+        causes += [
+            not_allowed(field, "field is immutable when `immutable` is set")
+            for field in ("data", "binaryData")
+            if content.get(field) != old.get(field)
+        ]
     return causes
 
 

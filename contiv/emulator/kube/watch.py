@@ -98,20 +98,15 @@ class Watch:
 
     def _frame(self, event: Event) -> bytes | None:
         """The event as this watch sees it: what enters its selection is ADDED, what leaves it is DELETED."""
-        record = event.record
-        if event.revision <= self._floor:
-            return None
-        if self._query.namespace and record.name[0] != self._query.namespace:
+        record, namespace = event.record, self._query.namespace
+        if event.revision <= self._floor or (namespace and record.name[0] != namespace):
             return None
         selector = self._query.selector
         if not selector:
             return self._encode(event.type, record)
         was = event.previous is not None and selector.matches(event.previous.content)
-        now = event.type != "DELETED" and selector.matches(record.content)
-        if was and now:
-            return self._encode("MODIFIED", record)
-        if now:
-            return self._encode("ADDED", record)
+        if event.type != "DELETED" and selector.matches(record.content):
+            return self._encode("MODIFIED" if was else "ADDED", record)
         if event.previous is None or not was:
             return None
         left = make_record(record.name, event.revision, content=event.previous.content)
