@@ -95,8 +95,8 @@ class Southbound:
         if not good:
             self.violations.append(what)
 
-    def satisfied(self, item: Item, *, without: str = "") -> bool:
-        there = self.objects.keys() - {without}
+    def satisfied(self, item: Item) -> bool:
+        there = self.objects.keys()
         return all(k in there for k in item.needs) and all(any(k in there for k in s) for s in item.any_of)
 
 
@@ -158,8 +158,11 @@ class FakeDescriptor(Descriptor[Item, int]):
         await south.enter(f"delete {key}")
         del south.objects[key], south.handles[key]
         for name, other in south.objects.items():
-            if key in other.needs or any(key in keys for keys in other.any_of):
-                south.check(south.satisfied(other), f"delete {key} under {name}")
+            # Only what this delete took away: drift may have taken other dependencies before.
+            lost = key in other.needs or any(
+                key in keys and not any(k in south.objects for k in keys) for keys in other.any_of
+            )
+            south.check(not lost, f"delete {key} under {name}")
         south.history.append(f"delete {key}")
         south.answer(f"delete {key}")
 
