@@ -41,8 +41,11 @@ async def test_killed_meanwhile_it_equals_the_api_server_within_a_second_of_its_
     await churn.run(OPERATIONS)
     async with ksr.process(instance="first"):
         await converged(etcd, cluster)
+    before = await expected(cluster)
     await churn.run(OPERATIONS)
     wanted = await expected(cluster)
+    assert before.keys() - wanted.keys(), "something vanished meanwhile"
+    assert wanted.keys() - before.keys(), "something is new"
     async with ksr.process(instance="second"):
         await wait_for(etcd, led_by("second"))
         began_s = time.monotonic()

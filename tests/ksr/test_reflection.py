@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 
 import aiohttp
 import msgspec
@@ -46,26 +45,6 @@ async def test_status_tells_version_and_number_of_objects(cluster: ScriptedClust
         state = await wait_for(etcd, synced_by("one"))
     status = msgspec.json.decode(state[keys.ksr_status("namespaces")], type=kube.KsrStatus)
     assert (status.objects, status.resource_version, status.instance) == (1, str(cluster.api.version), "one")
-
-
-async def test_killed_and_started_again_it_equals_the_api_server_within_a_second_of_its_list(
-    cluster: ScriptedCluster, etcd: Etcd, ksr: Ksr
-):
-    churn = Churn(cluster, seed=2)
-    await churn.run(OPERATIONS)
-    async with ksr.process(instance="first"):
-        await converged(etcd, cluster)
-    before = await expected(cluster)
-    await churn.run(OPERATIONS)
-    after = await expected(cluster)
-    assert before.keys() - after.keys(), "something vanished meanwhile"
-    assert after.keys() - before.keys(), "something is new"
-    async with ksr.process(instance="second"):
-        await wait_for(etcd, led_by("second"))
-        began_s = time.monotonic()
-        state = await wait_for(etcd, synced_by("second"))
-        assert reflected(state) == after
-        assert time.monotonic() - began_s < 1.0
 
 
 async def test_a_restart_writes_nothing_that_is_right(cluster: ScriptedCluster, etcd: Etcd, ksr: Ksr):
