@@ -17,6 +17,7 @@ from setuptools import Extension, setup
 # extension module -> the files of csrc/ that it is linked with
 KERNELS: dict[str, list[str]] = {
     "codec": ["codec.c"],
+    "arrays": ["bulk.c", "codec.c"],
     "channel": ["codec.c"],
 }
 

@@ -5,19 +5,23 @@ its bytes and back. ``contiv.vpp.connect`` is the asyncio client over it.
 Errors: ``SchemaError``, ``EncodeError``, ``DecodeError``, all ``contiv.errors.VppError``.
 """
 
+from contiv._fastpath.bulk import Columns, Layout, Ragged
 from contiv._fastpath.codec import MACAddress, Program
 from contiv._fastpath.errors import CodecError, DecodeError, EncodeError, SchemaError
 from contiv._fastpath.schema import Field, Lack, Message, Record, Schema
 
 __all__ = [
     "CodecError",
+    "Columns",
     "DecodeError",
     "EncodeError",
     "Field",
     "Lack",
+    "Layout",
     "MACAddress",
     "Message",
     "Program",
+    "Ragged",
     "Record",
     "Schema",
     "SchemaError",

@@ -345,3 +345,25 @@ cdef str intern_name(name):
     if not isinstance(name, str):
         raise SchemaError(f"{name!r} is no field name")
     return sys.intern(str(name))
+
+
+def pack_values(int conv, Py_ssize_t size, list values):
+    """Addresses, prefixes or MACs (what ``encode`` takes for them) as packed bytes, ``size`` each. EncodeError."""
+    cdef Py_ssize_t k, n = len(values)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, n * size)
+    cdef uint8_t *at = <uint8_t *>PyBytes_AS_STRING(out)
+    if conv and CONVERTED_SIZE[conv] != size:
+        raise EncodeError(f"{size} bytes are not what conversion {conv} gives")
+    for k in range(n):
+        value = values[k]
+        if conv == C_IP4:
+            put_ip4(value, at + k * size)
+        elif conv == C_IP6:
+            put_ip6(value, at + k * size)
+        elif conv == C_MAC:
+            put_mac(value, at + k * size)
+        elif conv == C_NONE:
+            put_bytes(value, at + k * size, size)
+        elif not put_converted(conv, value, at + k * size):
+            raise EncodeError(f"{value!r} is no address or prefix")
+    return out

@@ -12,13 +12,15 @@ from __future__ import annotations
 import enum
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from contiv._fastpath import codec
+from contiv._fastpath import bulk, codec
 from contiv._fastpath.errors import EncodeError, SchemaError
 
 SCALARS: Final = {
@@ -214,6 +216,7 @@ class Schema:
         self._type_programs: dict[str, codec.Program] = {}
         self._enums: dict[str, EnumType] = {}
         self._open: set[str] = set()
+        self._layouts: dict[str, bulk.Layout] = {}
         for definition in definitions:
             self._add(definition)
         self._answers = self._index_services()
@@ -414,7 +417,7 @@ class Schema:
     def _compile(self, name: str, body: list[Any], *, union: bool = False) -> codec.Program:
         parts, _ = _options(body)
         fields = [self._resolve(parse_field(part, owner=name), owner=name) for part in parts]
-        return codec.Program(name, fields, union=union)
+        return codec.Program(name, fields, union=union, packer=bulk.pack_array)
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -456,6 +459,32 @@ class Schema:
         """The record in ``data``. ``raw`` keeps addresses and times as bytes and numbers. DecodeError."""
         record: Record = self.program(name).decode(data, raw=raw)
         return record
+
+    # -- many at once -----------------------------------------------------------------------------------------------
+
+    def layout(self, name: str) -> bulk.Layout:
+        """The flat layout of a message: its dtype and that of its array's elements. KeyError, SchemaError."""
+        found = self._layouts.get(name)
+        if found is None:
+            found = self._layouts[name] = bulk.layout_of(self.program(name))
+        return found
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The numpy dtype of a struct type's bytes on the wire, ``acl_rule`` or ``vl_api_acl_rule_t``. KeyError."""
+        return bulk.dtype_of(self.type_program(name))
+
+    def array(self, name: str, n: int) -> NDArray[Any]:
+        """``n`` packed records of a struct type with their defaults: what a variable array takes as it stands."""
+        program = self.type_program(name)
+        return bulk.filled(bulk.dtype_of(program), program.default_image, n)
+
+    def encode_many(self, name: str, columns: Mapping[str, Any], **options: Any) -> NDArray[np.uint8]:
+        """``n`` messages from columns, behind one another; options as in ``bulk.encode_many``. EncodeError."""
+        return bulk.encode_many(self.layout(name), columns, **options)
+
+    def decode_many(self, name: str, messages: Sequence[bytes]) -> bulk.Columns:
+        """Columns of messages of one name. DecodeError."""
+        return bulk.decode_many(self.layout(name), messages)
 
     def check(self, required: Mapping[str, str | None] | Iterable[str]) -> list[Lack]:
         """What this schema lacks of ``required``: message names, with the wanted CRC or None for any."""
