@@ -270,7 +270,8 @@ def _place_prefix(view: Array, value: Any) -> None:
     view[...] = np.frombuffer(packed, np.uint8).view(np.dtype((np.void, size))).view(view.dtype)
 
 
-def _length(columns: Mapping[str, Any], n: int | None) -> int:
+def length_of(columns: Mapping[str, Any], n: int | None = None) -> int:
+    """How many messages the columns describe. EncodeError when none of them says."""
     if n is not None:
         return n
     for value in columns.values():
@@ -306,7 +307,7 @@ def encode_many(
     own = {path: value for path, value in columns.items() if not _of_tail(layout, path)}
     tails = {path: value for path, value in columns.items() if _of_tail(layout, path)}
     try:
-        count = _length(columns, n)
+        count = length_of(columns, n)
         elements, per_message = _elements(layout, tails, count)
         header = {"_vl_msg_id": msg_id, "client_index": client_index, "context": contexts}
         names = layout.dtype.names or ()

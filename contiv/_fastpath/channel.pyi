@@ -4,6 +4,9 @@ from asyncio import Future
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from contiv._fastpath.codec import Program
 from contiv._fastpath.schema import Schema
 
@@ -81,6 +84,19 @@ class Channel:
         timeout: float,
         deadline: float,
     ) -> None: ...
+    def reserve_contexts(self, n: int) -> int: ...
+    def expect_many(
+        self,
+        request: Request,
+        expected: Incoming,
+        base: int,
+        rows: NDArray[np.uint8],
+        future: Future[Any],
+        timeout: float,
+        deadline: float,
+    ) -> None: ...
+    def forget_many(self, base: int) -> None: ...
+    def incoming_of(self, number: int) -> Incoming | bool: ...
     def send(self, request: Request, fields: dict[str, Any]) -> None: ...
     def get_buffer(self) -> memoryview: ...
     def received_bytes(self, n: int) -> None: ...

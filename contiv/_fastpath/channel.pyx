@@ -10,9 +10,9 @@ Refuses: messages that the VPP lacks, more requests in flight than ``max_in_flig
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memmove
 
 from contiv._fastpath.codec cimport (
     CV_I32, CV_ONE, Out, Program, cv_load16, cv_load32, cv_measure, cv_op, cv_store32, reserve,
@@ -204,6 +204,32 @@ cdef class End(Pending):
         return True
 
 
+cdef class Many(Pending):
+    """Replies of one kind to contexts ``base .. base + n``, copied to the rows of one array as they come."""
+
+    cdef readonly uint32_t base
+    cdef readonly uint32_t n
+    cdef readonly object rows
+    cdef Incoming expected
+    cdef uint8_t[:, ::1] view
+    cdef uint8_t[::1] seen
+    cdef uint32_t left
+    cdef Py_ssize_t size
+
+    cdef int take(self, uint32_t place, Incoming incoming, const uint8_t *message, uint32_t n) except -1:
+        if incoming is not self.expected or self.seen[place]:
+            return 0
+        if n < self.size:
+            self.fail(DecodeError(incoming.name, n))
+            return 0
+        memcpy(&self.view[place, 0], message, self.size)
+        self.seen[place] = 1
+        self.left -= 1
+        if self.left == 0 and not self.future.done():
+            self.future.set_result(self.rows)
+        return 0
+
+
 cdef class Channel:
     """Requests to bytes and bytes to answers, for one connection.
 
@@ -221,6 +247,9 @@ cdef class Channel:
     cdef readonly long long received
     cdef readonly long long strays
     cdef dict known
+    cdef list many
+    cdef int last_number
+    cdef object last
     cdef object incoming
     cdef object on_event
     cdef uint32_t context
@@ -233,9 +262,10 @@ cdef class Channel:
                   uint32_t max_frame=1 << 28, Py_ssize_t room=1 << 18):
         self.incoming, self.on_event, self.api_error = incoming, on_event, api_error
         self.client_index, self.max_in_flight, self.max_frame = client_index, max_in_flight, max_frame
-        self.pending, self.known = {}, {}
+        self.pending, self.known, self.many = {}, {}, []
         self.next_deadline = FOREVER
         self.context = 0
+        self.last_number = -1
         self.rx = bytearray(room)
 
     def __dealloc__(self):
@@ -262,8 +292,16 @@ cdef class Channel:
         # 0 is no context: VPP's events have none, and vpp_papi takes 0 for an event
         while True:
             self.context = (self.context + 1) & 0xFFFFFFFF
-            if self.context != 0 and self.context not in self.pending:
+            if self.context != 0 and self.context not in self.pending and not self.taken(self.context):
                 return self.context
+
+    cdef bint taken(self, uint32_t context) except -1:
+        cdef Many many
+        for each in self.many:
+            many = <Many>each
+            if context - many.base < many.n:
+                return True
+        return False
 
     cdef int write(self, Request request, uint32_t context, dict fields) except -1:
         cdef Py_ssize_t at = self.out.len
@@ -323,6 +361,47 @@ cdef class Channel:
             self.write(ping, end_context, {})
             self.expect(end_context, end, request, future, timeout, deadline)
 
+    def reserve_contexts(self, uint32_t n):
+        """The first of ``n`` contexts in a row that nobody uses."""
+        cdef uint64_t base = <uint64_t>self.context + 1
+        cdef bint clear = False
+        if base + n > 0xFFFFFFFF:
+            base = 1
+        while not clear:
+            clear = True
+            for context in [*self.pending, *((<Many>each).base for each in self.many)]:
+                if base <= <uint64_t>context < base + n:
+                    base, clear = <uint64_t>context + 1, False
+            for each in self.many:
+                if (<Many>each).base < base < <uint64_t>(<Many>each).base + (<Many>each).n:
+                    base, clear = <uint64_t>(<Many>each).base + (<Many>each).n, False
+        self.context = <uint32_t>(base + n - 1)
+        return base
+
+    def expect_many(self, Request request, Incoming expected, uint32_t base, rows, future, double timeout,
+                    double deadline):
+        """Wait for replies to the contexts from ``base`` on, one for each row of the array ``rows``; ``future`` gets
+        ``rows``. The caller writes the requests."""
+        cdef Many many = Many.__new__(Many)
+        many.base, many.n, many.rows, many.expected = base, rows.shape[0], rows, expected
+        many.view, many.seen = rows, bytearray(rows.shape[0])
+        many.left, many.size = rows.shape[0], rows.shape[1]
+        self.many.append(many)
+        self.expect(base, many, request, future, timeout, deadline)
+        self.sent += many.n
+
+    def forget_many(self, uint32_t base):
+        """The contexts from ``base`` on are free again."""
+        self.many = [each for each in self.many if (<Many>each).base != base]
+        self.pending.pop(base, None)
+
+    def incoming_of(self, unsigned number):
+        """The ``Incoming`` of a message number, or False."""
+        found = self.known.get(number)
+        if found is None:
+            found = self.known[number] = self.incoming(number)
+        return found
+
     def send(self, Request request, dict fields):
         """Send ``request`` without waiting for anything."""
         self.write(request, self.number(), fields)
@@ -372,14 +451,18 @@ cdef class Channel:
         cdef Incoming incoming
         cdef uint32_t context
         cdef Pending pending
+        cdef Many many
+        cdef int number
         self.received += 1
         if n < 2:
             self.strays += 1
             return 0
         number = cv_load16(message)
-        found = self.known.get(number)
-        if found is None:
-            found = self.known[number] = self.incoming(number)
+        if number == self.last_number:
+            found = self.last
+        else:
+            found = self.last = self.incoming_of(number)
+            self.last_number = number
         if found is False:
             self.strays += 1  # a message that the schema does not name
             return 0
@@ -390,6 +473,10 @@ cdef class Channel:
         if n < <uint32_t>incoming.context_offset + 4:
             raise DecodeError(incoming.name, n)
         context = cv_load32(message + incoming.context_offset)
+        for each in self.many:
+            many = <Many>each
+            if context - many.base < many.n:
+                return many.take(context - many.base, incoming, message, n)
         waiting = self.pending.get(context)
         if waiting is None:
             self.strays += 1  # timed out or cancelled before

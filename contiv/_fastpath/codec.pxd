@@ -71,6 +71,7 @@ cdef class Program:
     cdef readonly int client_index_offset
     cdef readonly int context_offset
     cdef readonly bint union
+    cdef bint atomic
     cdef object packer
     cdef dict dtypes
 

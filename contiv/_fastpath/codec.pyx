@@ -15,7 +15,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.buffer cimport (
     Py_buffer, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
-from cpython.dict cimport PyDict_Next
+from cpython.dict cimport PyDict_GetItem, PyDict_Next
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
@@ -24,7 +24,7 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memchr, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from contiv._fastpath.errors import DecodeError, EncodeError, SchemaError
 from contiv.model.ip import Address, Network
@@ -33,6 +33,7 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
     object PyUnicode_DecodeASCII(const char *, Py_ssize_t, const char *)
     int PyUnicode_IS_ASCII(object)
+    void PyObject_GC_UnTrack(void *)
     object PyType_GenericAlloc(PyTypeObject *, Py_ssize_t)
 
 # Which Python type stands for a value; the numbers go into cv_op.conv.
@@ -107,6 +108,10 @@ cdef class Program:
             self.keys[i] = <PyObject *>self.names[i]
         self.lay_out()
         self.draw_image()
+        # records of single values alone cannot be changed, so that equal ones may be one object
+        self.atomic = not transparent and all(
+            self.ops[i].shape == CV_ONE and self.subs[i] is None for i in range(n)
+        ) and self.c.tail == NULL
 
     def __dealloc__(self):
         PyMem_Free(self.ops)

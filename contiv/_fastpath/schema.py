@@ -119,15 +119,15 @@ class EnumType:
         self.cls: type[enum.IntFlag] = make(name, members)
         self.base = base
         self._by_name = dict(members)
-        self._members: dict[int, enum.IntFlag] = {int(m): m for m in self.cls.__members__.values()}
+        self.members: dict[int, enum.IntFlag] = {int(m): m for m in self.cls.__members__.values()}
 
     def member(self, number: int) -> enum.IntFlag:
         """The member, or combination of members, of this number."""
-        found = self._members.get(number)
+        found = self.members.get(number)
         if found is None:
             found = self.cls(number)
-            if len(self._members) < ENUM_CACHE_SIZE:
-                self._members[number] = found
+            if len(self.members) < ENUM_CACHE_SIZE:
+                self.members[number] = found
         return found
 
     def number(self, text: str) -> int:

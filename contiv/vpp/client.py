@@ -19,8 +19,11 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
+import numpy as np
+
+from contiv._fastpath import bulk
 from contiv._fastpath.channel import Batch, Channel, Incoming, Request
-from contiv.fastpath import Lack, Record, Schema
+from contiv.fastpath import Columns, Lack, Layout, Record, Schema
 from contiv.log import get_logger
 from contiv.vpp import api
 from contiv.vpp.errors import VppApiError, VppBusy, VppDisconnected, VppError, VppIncompatible, VppTimeout
@@ -395,6 +398,73 @@ class Vpp:
                 batch.put(place, error)
         results: list[Any] = await batch.future
         return results
+
+    async def call_many(
+        self,
+        message: str,
+        columns: Mapping[str, Any],
+        /,
+        *,
+        n: int | None = None,
+        check: bool = True,
+        timeout_s: float | None = None,
+    ) -> Columns:
+        """``n`` requests of one kind from columns (see ``contiv._fastpath.bulk``); their replies as columns.
+
+        With ``check`` the first reply with a retval other than 0 raises VppApiError, after all have arrived; its
+        ``reply`` is then the columns. ``timeout_s`` counts for all of them together.
+        """
+        layout = self.schema.layout(message)
+        n = bulk.length_of(columns, n)
+        if n == 0:
+            return bulk.decode_many(self._reply_layout(message), [])
+        _, channel = self._ready()
+        request = self._request(message)
+        base = channel.reserve_contexts(n)
+        data = bulk.encode_many(
+            layout,
+            columns,
+            n=n,
+            msg_id=request.msg_id,
+            client_index=channel.client_index,
+            contexts=np.arange(base, base + n, dtype=np.uint32),
+            framed=True,
+        )
+        return await self._send_many(request, (base, n), memoryview(data.data), check=check, timeout_s=timeout_s)
+
+    def _reply_layout(self, message: str) -> Layout:
+        reply = self.schema.messages[message].reply
+        if self.schema.messages[message].kind != "request" or reply is None:
+            raise VppIncompatible(message, "it has no single reply: use dump")
+        layout = self.schema.layout(reply)
+        if layout.tail is not None:
+            raise VppIncompatible(message, "its reply is of variable size: use batch")
+        return layout
+
+    async def _send_many(
+        self, request: Request, span: tuple[int, int], data: memoryview, *, check: bool, timeout_s: float | None
+    ) -> Columns:
+        protocol, channel = self._ready()
+        base, n = span
+        layout = self._reply_layout(request.name)
+        expected = channel.incoming_of(self._requests[layout.name].msg_id)
+        assert not isinstance(expected, bool)
+        rows = np.zeros((n, layout.dtype.itemsize), np.uint8)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        channel.expect_many(request, expected, base, rows, future, *self._deadline(timeout_s))
+        protocol.requested()
+        try:
+            await protocol.write_bulk(data)
+            await future
+        finally:
+            channel.forget_many(base)
+            future.cancel()
+        columns = Columns(layout, rows, np.zeros(n, np.uint32), np.empty(0, np.uint8))
+        if check and "retval" in (layout.dtype.names or ()):
+            failed = np.flatnonzero(columns["retval"])
+            if len(failed):
+                raise VppApiError(request.name, int(columns["retval"][failed[0]]), reply=columns)
+        return columns
 
     async def dump(self, message: str, /, *, timeout_s: float | None = None, **fields: Any) -> list[Record]:
         """Everything that VPP lists: ``ip_route`` (or ``ip_route_dump``), or a ``_get`` followed to its end."""

@@ -21,6 +21,10 @@ from contiv.vpp.errors import VppDisconnected, VppTimeout
 EAGER_BYTES: Final = 1 << 16
 # bytes that may wait for a VPP that does not read, before calls are refused
 MAX_OUTGOING: Final = 1 << 26
+# bytes that asyncio keeps for the kernel before it asks for a pause
+HIGH_WATER: Final = 1 << 20
+# pieces in which bulk is handed over
+BULK_BYTES: Final = 1 << 18
 
 
 class SocketProtocol(asyncio.BufferedProtocol):
@@ -34,6 +38,8 @@ class SocketProtocol(asyncio.BufferedProtocol):
         self._reason = "VPP closed the connection"
         self._flush_planned = False
         self._paused = False
+        self._resumed = asyncio.Event()
+        self._bulk = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
 
@@ -42,6 +48,7 @@ class SocketProtocol(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where asyncio reads to."""
@@ -66,10 +73,14 @@ class SocketProtocol(asyncio.BufferedProtocol):
         self._finish()
 
     def pause_writing(self) -> None:
+        """asyncio: the kernel takes no more for now."""
         self._paused = True
+        self._resumed.clear()
 
     def resume_writing(self) -> None:
+        """asyncio: the kernel takes bytes again."""
         self._paused = False
+        self._resumed.set()
         self.flush()
 
     # -- the caller's side ------------------------------------------------------------------------------------------
@@ -97,10 +108,22 @@ class SocketProtocol(asyncio.BufferedProtocol):
 
     def flush(self) -> None:
         """Hand what waits to the kernel, as far as it takes it."""
-        if self.channel is None or self._transport is None or self._paused:
+        if self.channel is None or self._transport is None or self._paused or self._bulk.locked():
             return
         if self.channel.outgoing:
             self._transport.write(self.channel.take())
+
+    async def write_bulk(self, data: memoryview) -> None:
+        """Write whole frames piece by piece as VPP reads them; requests made meanwhile follow behind."""
+        self.flush()
+        async with self._bulk:
+            for start in range(0, len(data), BULK_BYTES):
+                while self._paused and self._transport is not None:
+                    await self._resumed.wait()
+                if self._transport is None:
+                    return  # whoever waits for the answers has been told
+                self._transport.write(data[start : start + BULK_BYTES])
+        self.flush()
 
     def abort(self, reason: str) -> None:
         """Give the connection up at once; ``on_lost`` follows with ``reason``."""
@@ -131,6 +154,7 @@ class SocketProtocol(asyncio.BufferedProtocol):
 
     def _finish(self) -> None:
         self._transport = None
+        self._resumed.set()
         self._arm(float("inf"))
         if self.channel is not None:
             reason = self._reason

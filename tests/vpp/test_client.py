@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from peer import Peer
 
@@ -310,3 +311,40 @@ async def test_memory_stays_level_over_mixed_outcomes(peer: Peer) -> None:
         tracemalloc.stop()
         assert vpp.in_flight == 0
         assert grown < 50_000
+
+
+async def test_many_from_columns_get_their_own_replies(peer: Peer) -> None:
+    peer.answers["create_loopback"] = lambda r: [("create_loopback_reply", {"sw_if_index": r.mac_address.packed[5]})]
+    macs = np.zeros((200, 6), np.uint8)
+    macs[:, 5] = np.arange(200)
+    async with client(peer) as vpp:
+        between = vpp.call("control_ping")
+        replies = await vpp.call_many("create_loopback", {"mac_address": macs})
+        assert replies["sw_if_index"].tolist() == list(range(200))
+        assert (await between).retval == 0
+        assert vpp.in_flight == 0
+        assert (await vpp.call_many("create_loopback", {}, n=0)).n == 0
+
+
+async def test_many_raise_the_first_error_with_all_replies(peer: Peer) -> None:
+    def answer(record: Any) -> list[tuple[str, dict[str, Any]]]:
+        return [("sw_interface_set_flags_reply", {"retval": -2 if record.sw_if_index == 3 else 0})]
+
+    peer.answers["sw_interface_set_flags"] = answer
+    async with client(peer) as vpp:
+        with pytest.raises(VppApiError, match="INVALID_SW_IF_INDEX") as caught:
+            await vpp.call_many("sw_interface_set_flags", {"sw_if_index": np.arange(5)})
+        reply: Any = caught.value.reply
+        assert reply["retval"].tolist() == [0, 0, 0, -2, 0]
+
+
+async def test_many_that_get_no_answer_time_out_and_leave_nothing(peer: Peer) -> None:
+    peer.silent.add("show_threads")
+    async with client(peer) as vpp:
+        with pytest.raises(VppIncompatible, match="variable size"):
+            await vpp.call_many("show_threads", {}, n=2)
+        peer.silent.add("acl_del")
+        with pytest.raises(VppTimeout):
+            await vpp.call_many("acl_del", {"acl_index": np.arange(1000)}, timeout_s=0.05)
+        assert vpp.in_flight == 0
+        assert (await vpp.call("control_ping")).retval == 0
