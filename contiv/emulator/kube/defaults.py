@@ -49,6 +49,10 @@ def _pod(content: Json) -> None:
     for group in ("initContainers", "containers", "ephemeralContainers"):
         for container in spec.get(group) or ():
             _container(container, host_network=bool(spec.get("hostNetwork")))
+    for volume in spec.get("volumes") or ():
+        for source in ("configMap", "secret", "downwardAPI", "projected"):
+            if volume.get(source):
+                volume[source].setdefault("defaultMode", 0o644)
     status = section(content, "status")
     status.setdefault("phase", "Pending")
     status.setdefault("qosClass", _qos_class(spec))
@@ -61,7 +65,16 @@ def _container(container: Json, *, host_network: bool) -> None:
     latest = ":" not in image.rsplit("/", 1)[-1] or image.endswith(":latest")
     if "@" in image:
         latest = False
-    container.setdefault("resources", {})
+    resources = section(container, "resources")
+    if resources.get("limits"):
+        resources["requests"] = resources["limits"] | (resources.get("requests") or {})
+    for each in container.get("env") or ():
+        reference = (each.get("valueFrom") or {}).get("fieldRef")
+        if reference:
+            reference.setdefault("apiVersion", "v1")
+    for name in ("livenessProbe", "readinessProbe", "startupProbe"):
+        if container.get(name):
+            _probe(container[name])
     container.setdefault("terminationMessagePath", "/dev/termination-log")
     container.setdefault("terminationMessagePolicy", "File")
     container.setdefault("imagePullPolicy", "Always" if latest else "IfNotPresent")
@@ -69,6 +82,16 @@ def _container(container: Json, *, host_network: bool) -> None:
         port.setdefault("protocol", "TCP")
         if host_network and port.get("containerPort"):
             port.setdefault("hostPort", port["containerPort"])
+
+
+def _probe(probe: Json) -> None:
+    probe.setdefault("timeoutSeconds", 1)
+    probe.setdefault("periodSeconds", 10)
+    probe.setdefault("successThreshold", 1)
+    probe.setdefault("failureThreshold", 3)
+    if probe.get("httpGet"):
+        probe["httpGet"].setdefault("path", "/")
+        probe["httpGet"].setdefault("scheme", "HTTP")
 
 
 def _qos_class(spec: Json) -> str:
@@ -98,7 +121,24 @@ def _mirror(holder: Json, single: str, *, plural: str, wrap: str = "") -> None:
 def _node(content: Json) -> None:
     spec = section(content, "spec")
     _mirror(spec, "podCIDR", plural="podCIDRs")
-    section(content, "status")
+    status = section(content, "status")
+    status.setdefault("daemonEndpoints", {"kubeletEndpoint": {"Port": 0}})
+    status.setdefault("nodeInfo", dict.fromkeys(_NODE_INFO, ""))
+
+
+_NODE_INFO = (
+    "machineID",
+    "systemUUID",
+    "bootID",
+    "kernelVersion",
+    "osImage",
+    "containerRuntimeVersion",
+    "kubeletVersion",
+    "kubeProxyVersion",
+    "operatingSystem",
+    "architecture",
+)
+"""Fields of a node's description that are always there."""
 
 
 def _service(content: Json) -> None:
@@ -134,6 +174,8 @@ def _endpoint_slice(content: Json) -> None:
         content["endpoints"] = []
     if content.get("ports") is None:
         content["ports"] = []
+    for endpoint in content["endpoints"]:
+        endpoint.setdefault("conditions", {})
     for port in content["ports"]:
         port.setdefault("name", "")
         port.setdefault("protocol", "TCP")

@@ -135,6 +135,16 @@ def method_not_allowed() -> ApiError:
     return ApiError(405, "MethodNotAllowed", message=message, details={})
 
 
+def invalid_list_options(cause: Cause) -> ApiError:
+    """422 for query parameters that contradict each other."""
+    details: Json = {
+        "group": "meta.k8s.io",
+        "kind": "ListOptions",
+        "causes": [{"reason": cause.reason, "message": cause.message, "field": cause.field}],
+    }
+    return ApiError(422, "Invalid", message=f'ListOptions.meta.k8s.io "" is invalid: {cause}', details=details)
+
+
 def unsupported_media_type(got: str, accepted: Sequence[str]) -> ApiError:
     known = ", ".join(accepted)
     message = f"the body of the request was in an unknown format - accepted media types include: {known} (got {got})"

@@ -41,6 +41,7 @@ class Kind(msgspec.Struct, frozen=True):
     singular_name: str = ""
     has_generation: bool = False
     returns_deleted: bool = False
+    created_by_update: bool = False
     schema: dict[str, Any] | None = None
 
     @property
@@ -87,6 +88,7 @@ POD = Kind(
     short_names=("po",),
     categories=("all",),
     subresources=("status", "binding", "ephemeralcontainers", "eviction"),
+    has_generation=True,  # since 1.34
     returns_deleted=True,
 )
 NODE = Kind("", "v1", "Node", "nodes", namespaced=False, short_names=("no",), subresources=("status",))
@@ -109,7 +111,7 @@ CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps", short_names=("cm",))
 SECRET = Kind("", "v1", "Secret", "secrets")
 SERVICE_ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts", short_names=("sa",), returns_deleted=True)
 EVENT = Kind("", "v1", "Event", "events", short_names=("ev",))
-LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
+LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases", created_by_update=True)
 CRD = Kind(
     "apiextensions.k8s.io",
     "v1",

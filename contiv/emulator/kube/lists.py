@@ -12,7 +12,15 @@ from collections.abc import Iterator
 
 import msgspec
 
-from contiv.emulator.kube.errors import ApiError, Json, bad_request, expired, too_large
+from contiv.emulator.kube.errors import (
+    ApiError,
+    Json,
+    bad_request,
+    expired,
+    invalid_list_options,
+    not_allowed,
+    too_large,
+)
 from contiv.emulator.kube.kinds import Kind
 from contiv.emulator.kube.selectors import Selector
 from contiv.emulator.kube.store import Compacted, Name, Record, Store, Table
@@ -86,9 +94,11 @@ def _start(store: Store, query: Query) -> tuple[int, Name | None]:
     if query.match not in ("", "Exact", "NotOlderThan"):
         raise bad_request(f"resourceVersionMatch {query.match!r} is not one of Exact, NotOlderThan")
     if query.match and not query.version:
-        raise bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided")
+        why = "resourceVersionMatch is forbidden unless resourceVersion is provided"
+        raise invalid_list_options(not_allowed("resourceVersionMatch", why))
     if query.match == "Exact" and not version:
-        raise bad_request('resourceVersionMatch is forbidden "Exact" for resourceVersion "0"')
+        why = 'resourceVersionMatch "Exact" is forbidden for resourceVersion "0"'
+        raise invalid_list_options(not_allowed("resourceVersionMatch", why))
     if version > store.revision:
         raise too_large(version, store.revision)
     # Before resourceVersionMatch existed, a limit made any version but "0" exact; it still does.

@@ -77,6 +77,11 @@ def patch_merge_key(kind: str, path: str) -> str | None:
     return _PATCH_KEYS.get(kind, {}).get(path)
 
 
+def patch_lists(kind: str) -> dict[str, str]:
+    """All merging lists of a kind: path to merge key."""
+    return {**_META, **_PATCH_KEYS.get(kind, {})}
+
+
 def apply_keys(kind: str, path: str) -> tuple[str, ...] | None:
     """The fields that identify an element, () for a set of plain values, None for an atomic list."""
     if path in _APPLY_META:

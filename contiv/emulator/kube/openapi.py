@@ -5,6 +5,7 @@ Comes in: the registry of kinds. Goes out: the index of ``/openapi/v3`` and one 
 
 from __future__ import annotations
 
+from contiv.emulator.kube import schema
 from contiv.emulator.kube.errors import Json
 from contiv.emulator.kube.kinds import Kind, Kinds
 
@@ -44,7 +45,7 @@ def document(kinds: Kinds, group: str, version: str) -> Json | None:
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "emulated"},
         "paths": paths,
-        "components": {"schemas": {}},
+        "components": {"schemas": schema.components(served)},
     }
 
 
@@ -52,7 +53,7 @@ def _operation(kind: Kind, verb: str) -> Json:
     names = ("dryRun", "fieldManager", "fieldValidation") if verb in ("post", "put") else ()
     return {
         "parameters": [_query(name) for name in names],
-        "responses": {"200": {"description": "OK"}},
+        "responses": _answer(kind),
         "x-kubernetes-action": verb,
         "x-kubernetes-group-version-kind": _gvk(kind),
     }
@@ -64,15 +65,20 @@ def _patch(kind: Kind) -> Json:
     return {
         "parameters": [_query(name) for name in names],
         "requestBody": {"content": {each: {"schema": {"type": "object"}} for each in types}},
-        "responses": {"200": {"description": "OK"}},
+        "responses": _answer(kind),
         "x-kubernetes-action": "patch",
         "x-kubernetes-group-version-kind": _gvk(kind),
     }
 
 
+def _answer(kind: Kind) -> Json:
+    reference = {"$ref": f"#/components/schemas/{schema.component_name(kind)}"}
+    return {"200": {"description": "OK", "content": {"application/json": {"schema": reference}}}}
+
+
 def _query(name: str) -> Json:
-    schema = {"type": "boolean" if name == "force" else "string", "uniqueItems": True}
-    return {"name": name, "in": "query", "schema": schema}
+    type_ = "boolean" if name == "force" else "string"
+    return {"name": name, "in": "query", "schema": {"type": type_, "uniqueItems": True}}
 
 
 def _gvk(kind: Kind) -> Json:

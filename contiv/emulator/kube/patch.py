@@ -168,7 +168,8 @@ def _merge_field(kind: str, result: Json, *, key: str, value: Any, path: str) ->
             base_list = current or []
             result[key] = [*base_list, *(each for each in value if each not in base_list)]
         else:
-            result[key] = _merge_list(kind, current or [], patch=value, merge_key=merge_key, path=path)
+            merged = _merge_list(kind, current or [], patch=value, merge_key=merge_key, path=path)
+            result[key] = _ordered(merged, value, key=merge_key)
     else:
         result[key] = value
     return result

@@ -105,7 +105,13 @@ def write_options(parameters: Parameters, *, user_agent: str) -> WriteOptions:
     if dry_run not in ("", "All"):
         raise bad_request(f'Invalid value: "{dry_run}": dryRun: Unsupported value: supported values: "All"')
     manager = parameters.get("fieldManager") or user_agent.split("/", 1)[0][:128] or "unknown"
-    return WriteOptions(manager=manager, force=flag(parameters, "force"), dry_run=dry_run == "All")
+    return WriteOptions(
+        manager=manager,
+        strict=parameters.get("fieldValidation") == "Strict",
+        force=flag(parameters, "force"),
+        dry_run=dry_run == "All",
+        warnings=[],
+    )
 
 
 def delete_options(parameters: Parameters, *, body: bytes, media_type: str) -> DeleteOptions:

@@ -8,10 +8,10 @@ address; every credential is accepted, nothing is authorised: an emulator guards
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from contiv.emulator.kube import discovery, lists, openapi, requests
@@ -23,8 +23,6 @@ from contiv.emulator.kube.store import Record
 from contiv.emulator.kube.verbs import PATCH_TYPES
 from contiv.emulator.kube.views import View, negotiate
 from contiv.emulator.kube.watch import Watch
-
-log = structlog.get_logger(__name__)
 
 BODY_BYTES_MAX = 3 * 1024 * 1024
 """Largest request body, as the real server limits it (MaxRequestBodyBytes)."""
@@ -128,7 +126,7 @@ class Handler:
             record = verbs.update(
                 where.kind, where.key, document=document, subresource=where.subresource, options=options
             )
-            return await self._answer(view.single(where.kind, record))
+            return await self._answer(view.single(where.kind, record), warnings=options.warnings)
         if media_type not in PATCH_TYPES:
             raise bad_request(f"unsupported patch type {media_type}")
         record, created = verbs.patch(
@@ -139,7 +137,9 @@ class Handler:
             subresource=where.subresource,
             options=options,
         )
-        return await self._answer(view.single(where.kind, record), code=201 if created else 200)
+        return await self._answer(
+            view.single(where.kind, record), code=201 if created else 200, warnings=options.warnings
+        )
 
     async def _read(self, request: web.BaseRequest, where: Target) -> web.StreamResponse:
         view = _view(request)
@@ -165,7 +165,7 @@ class Handler:
             raise method_not_allowed()
         write = requests.write_options(request.query, user_agent=request.headers.get("User-Agent", ""))
         record = verbs.create(where.kind, where.namespace, document=document, options=write)
-        return await self._answer(view.single(where.kind, record), code=201)
+        return await self._answer(view.single(where.kind, record), code=201, warnings=write.warnings)
 
     async def _delete(self, request: web.BaseRequest, where: Target, body: bytes, view: View) -> web.Response:
         options = requests.delete_options(request.query, body=body, media_type=request.content_type)
@@ -216,13 +216,16 @@ class Handler:
         if delay_s:
             await asyncio.sleep(delay_s)
 
-    async def _answer(self, body: bytes, *, code: int = 200) -> web.Response:
+    async def _answer(self, body: bytes, *, code: int = 200, warnings: Sequence[str] | None = None) -> web.Response:
         await self._hold()
-        return web.Response(status=code, body=body, content_type="application/json")
+        response = web.Response(status=code, body=body, content_type="application/json")
+        for text in warnings or ():
+            quoted = text.replace('"', '\\"')
+            response.headers.add("Warning", f'299 - "{quoted}"')
+        return response
 
     async def _refusal(self, error: ApiError) -> web.Response:
         await self._hold()
-        log.debug("request refused", code=error.code, reason=error.reason, message=error.message)
         if error.reason == "PageNotFound":
             return web.Response(status=404, text="404 page not found\n")
         response = _json(error.status(), code=error.code)

@@ -1,6 +1,6 @@
 """A service's addresses and ports: what is filled in when one is created or changes its type.
 
-Comes in: defaulted content, the stored state of the same service when it exists, the allocator. Goes out: content with
+Comes in: defaulted content, for ``inherit`` the stored state of the same service, the allocator. Goes out: content with
 ``clusterIP(s)``, ``ipFamilies``, ``nodePort`` and ``healthCheckNodePort``, or the faults that forbid it. Behaviour as
 ``pkg/registry/core/service/storage``. Nothing is taken here: the allocator learns from what is stored.
 """
@@ -16,13 +16,18 @@ from contiv.emulator.kube.store import Name
 EXHAUSTED = "failed to allocate: range is full"
 
 
-def complete(content: Json, *, old: Json | None, name: Name, allocator: ServiceAllocator) -> list[Cause]:
+def complete(content: Json, *, name: Name, allocator: ServiceAllocator) -> list[Cause]:
     """Give a service what its type needs, keep what it had, drop what its type does not have."""
     spec = content["spec"]
-    if old is not None:
-        _inherit(spec, old["spec"])
     if spec["type"] == "ExternalName":
-        for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"):
+        for field in (
+            "clusterIP",
+            "clusterIPs",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "internalTrafficPolicy",
+            "externalTrafficPolicy",
+        ):
             spec.pop(field, None)
         return []
     causes = _cluster_ip(spec, name, allocator=allocator)
@@ -30,7 +35,7 @@ def complete(content: Json, *, old: Json | None, name: Name, allocator: ServiceA
     return causes
 
 
-def _inherit(spec: Json, old: Json) -> None:
+def inherit(spec: Json, old: Json) -> None:
     """What a client left out of an update stays; what belonged to the old type goes unless it is asked for anew."""
     if "ExternalName" not in (spec["type"], old["type"]):
         for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
@@ -49,7 +54,8 @@ def _inherit(spec: Json, old: Json) -> None:
             spec["healthCheckNodePort"] = old["healthCheckNodePort"]
     elif spec.get("healthCheckNodePort") == old.get("healthCheckNodePort"):
         spec.pop("healthCheckNodePort", None)
-    if spec["type"] == "ClusterIP" and not spec.get("externalIPs"):
+    internal = spec["type"] == "ClusterIP" and not spec.get("externalIPs")
+    if internal and spec.get("externalTrafficPolicy") == old.get("externalTrafficPolicy"):
         spec.pop("externalTrafficPolicy", None)
     if spec["type"] != "LoadBalancer":
         spec.pop("allocateLoadBalancerNodePorts", None)

@@ -70,11 +70,13 @@ class Strategy(msgspec.Struct, frozen=True):
 
     def _finish(self, kind: Kind, content: Json, *, old: Json | None, name: Name) -> None:
         defaults.apply_defaults(kind, content)
+        if kind is SERVICE and old is not None:
+            services.inherit(content["spec"], old["spec"])
         causes = validation.validate(kind, content)
         if kind is CRD:
             causes += crd.validate(content)
         if not causes and kind is SERVICE:
-            causes += services.complete(content, old=old, name=name, allocator=self.allocator)
+            causes += services.complete(content, name=name, allocator=self.allocator)
         if old is not None and not causes:
             causes += validation.validate_update(kind, content, old=old)
         if causes:

@@ -243,6 +243,12 @@ def _service(content: Json) -> Iterator[Cause]:
     for field in ("externalTrafficPolicy", "internalTrafficPolicy"):
         if field in spec and spec[field] not in ("Cluster", "Local"):
             yield unsupported(f"spec.{field}", spec[field], ("Cluster", "Local"))
+    external = kind in ("NodePort", "LoadBalancer") or (kind == "ClusterIP" and spec.get("externalIPs"))
+    if spec.get("externalTrafficPolicy") and not external and kind == "ClusterIP":
+        why = "may only be set for externally-accessible services"
+        yield wrong("spec.externalTrafficPolicy", spec["externalTrafficPolicy"], why)
+    if content["status"]["loadBalancer"].get("ingress") and kind != "LoadBalancer":
+        yield not_allowed("status.loadBalancer.ingress", "may only be used when `spec.type` is 'LoadBalancer'")
     for index, ip in enumerate(spec.get("externalIPs") or ()):
         yield from _ip(ip, f"spec.externalIPs[{index}]")
     for index, cidr in enumerate(spec.get("loadBalancerSourceRanges") or ()):
@@ -289,11 +295,26 @@ def _endpoint_slice(content: Json) -> Iterator[Cause]:
             yield required(here, "must contain at least 1 address")
         for place, address in enumerate(addresses):
             if family != "FQDN":
-                yield from _ip(address, f"{here}[{place}]")
+                yield from _endpoint_address(address, f"{here}[{place}]")
     for index, port in enumerate(content["ports"]):
         if port.get("port") is not None:
             yield from _port_number(port["port"], f"ports[{index}].port")
         yield from _protocol(port, f"ports[{index}]")
+
+
+def _endpoint_address(text: Any, field: str) -> Iterator[Cause]:
+    """Endpoints are never on the machine itself (ValidateEndpointIP)."""
+    faults = list(_ip(text, field))
+    yield from faults
+    if faults:
+        return
+    address = ipaddress.ip_address(str(text))
+    if address.is_unspecified:
+        yield wrong(field, text, f"may not be unspecified ({text})")
+    if address.is_loopback:
+        yield wrong(field, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
+    if address.is_link_local:
+        yield wrong(field, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
 
 
 def _network_policy(content: Json) -> Iterator[Cause]:

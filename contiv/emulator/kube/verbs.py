@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from contiv.emulator.kube import apply, patch, services
+from contiv.emulator.kube import apply, patch, schema, services
 from contiv.emulator.kube.errors import (
     ApiError,
     Json,
@@ -47,9 +47,14 @@ PROTECTED_NAMESPACES = ("default", "kube-system", "kube-public")
 
 
 class WriteOptions(msgspec.Struct, frozen=True):
-    """``manager`` is the field manager; ``force`` takes fields from other managers on apply."""
+    """``manager`` is the field manager; ``force`` takes fields from other managers on apply.
+
+    Unknown fields are refused when ``strict``; else they are dropped and ``warnings`` tells about them.
+    """
 
     manager: str = "unknown"
+    strict: bool = False
+    warnings: list[str] | None = None
     force: bool = False
     dry_run: bool = False
 
@@ -97,7 +102,7 @@ class Verbs:
 
     def create(self, kind: Kind, namespace: str, *, document: Json, options: WriteOptions = WRITE_DEFAULTS) -> Record:
         """Store a new object, named by itself or by ``generateName``."""
-        content = self._intake(kind, document, namespace=namespace)
+        content = self._intake(kind, document, namespace=namespace, options=options)
         metadata = content["metadata"]
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = services.generated_name(metadata["generateName"])
@@ -130,8 +135,11 @@ class Verbs:
 
         ``tracked`` tells that the document's managedFields are already right (server-side apply).
         """
+        content = self._intake(kind, document, namespace=name[0], options=options)
+        self._check_name(content["metadata"], name[1])
+        if kind.created_by_update and name not in self.store.table(kind.table).records:
+            return self.create(kind, name[0], document=document, options=options)
         old = self.get(kind, name)
-        content = self._intake(kind, document, namespace=name[0])
         self._check_identity(kind, content["metadata"], old=old)
         managed = content["metadata"].get("managedFields") if tracked else None
         fresh = self._strategy.prepare_update(kind, content, old=old.content, subresource=subresource)
@@ -170,16 +178,13 @@ class Verbs:
             raise unsupported_media_type(media_type, PATCH_TYPES)
         if not isinstance(wanted, dict) or not isinstance(wanted.get("metadata"), dict):
             raise bad_request("a patch must leave an object with metadata")
-        if wanted["metadata"].get("name") != name[1]:
-            cause = wrong("metadata.name", wanted["metadata"].get("name"), "field is immutable")
-            raise invalid(kind, name[1], causes=[cause])
         return self.update(kind, name, document=wanted, subresource=subresource, options=options), False
 
     def _apply(
         self, kind: Kind, name: Name, *, document: Json, subresource: str, options: WriteOptions
     ) -> tuple[Record, bool]:
         old = self.store.table(kind.table).records.get(name)
-        content = self._intake(kind, document, namespace=name[0])
+        content = self._intake(kind, document, namespace=name[0], options=options)
         content["metadata"].setdefault("name", name[1])
         if old is None:
             if subresource:
@@ -267,22 +272,22 @@ class Verbs:
         """The time as objects carry it: UTC, whole seconds."""
         return _timestamp(self._clock())
 
-    def _intake(self, kind: Kind, document: Any, *, namespace: str) -> Json:
+    def _intake(self, kind: Kind, document: Any, *, namespace: str, options: WriteOptions) -> Json:
         """The document as an object of this kind, in this namespace; a shallow copy."""
         if not isinstance(document, dict):
             raise bad_request(f"the body must be a {kind.kind} object")
         given = (document.get("apiVersion") or kind.api_version, document.get("kind") or kind.kind)
         if given != (kind.api_version, kind.kind):
-            group, _, version = kind.api_version.rpartition("/")
-            raise bad_request(
-                f"{given[1]} in version {given[0]!r} cannot be handled as a {kind.kind}: "
-                f"the API version in the data ({given[0]}) does not match the expected API version "
-                f"({group + '/' if group else ''}{version})"
-            )
+            raise bad_request(f'{given[1]} in version "{given[0]}" cannot be handled as a {kind.kind}')
         metadata = document.get("metadata") or {}
         if not isinstance(metadata, dict):
             raise bad_request("metadata must be an object")
-        content = dict(document) | {"metadata": dict(metadata)}
+        known, unknown = schema.pruned(kind, document)
+        if unknown and options.strict:
+            raise schema.strict_refusal(kind, unknown)
+        if options.warnings is not None:
+            options.warnings.extend(f'unknown field "{path}"' for path in unknown)
+        content = dict(known) | {"metadata": dict(known.get("metadata") or {})}
         if kind.namespaced:
             if metadata.get("namespace") not in (None, "", namespace):
                 raise bad_request(
@@ -301,12 +306,13 @@ class Verbs:
             why = f"unable to create new content in namespace {namespace} because it is being terminated"
             raise forbidden(kind, name, why=why, cause="NamespaceTerminating")
 
+    def _check_name(self, metadata: Json, name: str) -> None:
+        given = metadata.get("name")
+        if given not in (None, "", name):
+            raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
+
     def _check_identity(self, kind: Kind, metadata: Json, *, old: Record) -> None:
         name = old.name[1]
-        if metadata.get("name") not in (None, "", name):
-            raise bad_request(
-                f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})"
-            )
         uid = metadata.get("uid")
         if uid and uid != old.content["metadata"]["uid"]:
             have = old.content["metadata"]["uid"]

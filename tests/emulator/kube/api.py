@@ -74,13 +74,18 @@ class Api:
         await self._session.close()
 
     async def call(
-        self, method: str, path: str, body: Any = None, *, form: str = "application/json", accept: str = "", **query: Any
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        form: str = "application/json",
+        accept: str = "",
+        **query: Any,
     ) -> Doc:
         headers = {"Content-Type": form} | ({"Accept": accept} if accept else {})
         data = None if body is None else json.dumps(body)
-        async with self._session.request(
-            method, self.url + path, data=data, headers=headers, params=query
-        ) as response:
+        async with self._session.request(method, self.url + path, data=data, headers=headers, params=query) as response:
             text = await response.text()
             document: Doc = json.loads(text) if text.startswith("{") else {"text": text}
             if response.status >= 400:

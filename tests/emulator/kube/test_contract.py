@@ -1,13 +1,15 @@
-"""What KSR, the demo and its kubelet stand-in rely on, asserted against the emulated and a real kube-apiserver alike."""
+"""What KSR, the demo and its kubelet stand-in rely on, on the emulated and on a real kube-apiserver alike."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import yaml
 
 from contiv.emulator.kube import EmulatedKube
 from tests.emulator.kube.api import (
@@ -42,8 +44,11 @@ async def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
             yield client
         return
     async with apiserver.real(directory) as cluster:
-        client = Api(cluster._url, token=cluster._token, tls=cluster.tls)
-        async with client:
+        config = yaml.safe_load(Path(cluster.kubeconfig).read_text())
+        tls = ssl.create_default_context()
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        url, user = config["clusters"][0]["cluster"]["server"], config["users"][0]["user"]
+        async with Api(url, token=user["token"], tls=tls) as client:
             yield client
 
 
@@ -325,7 +330,10 @@ async def test_initial_events_end_with_a_bookmark(api: Api):
         "allowWatchBookmarks": "true",
     }
     async with asyncio.timeout(EVERY_EVENT_WITHIN_S), api.watch(path, **query) as stream:
-        assert await stream.take(1) == [("ADDED", "old")]
+        first = await stream.next()
+        if "RequestWatchProgress" in first["object"].get("message", ""):
+            pytest.skip("this server's etcd is too old for streaming lists (before 3.5.13)")
+        assert (first["type"], first["object"]["metadata"]["name"]) == ("ADDED", "old")
         end = await stream.next()
         assert end["type"] == "BOOKMARK"
         assert end["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
@@ -389,6 +397,16 @@ def _from(peer: Doc) -> Doc:
 
 
 BAD = {
+    "loopback endpoint": (
+        SLICES,
+        {"metadata": {"name": "bad"}, "addressType": "IPv4", "endpoints": [{"addresses": ["127.0.0.1"]}]},
+        ("FieldValueInvalid", "endpoints[0].addresses[0]"),
+    ),
+    "external policy": (
+        SERVICES,
+        service("bad", externalTrafficPolicy="Local"),
+        ("FieldValueInvalid", "spec.externalTrafficPolicy"),
+    ),
     "name": (CONFIG_MAPS, config_map("Bad_Name"), ("FieldValueInvalid", "metadata.name")),
     "label": (PODS, pod("bad", labels={"a": "not valid!"}), ("FieldValueInvalid", "metadata.labels")),
     "no containers": (PODS, {"metadata": {"name": "bad"}, "spec": {}}, ("FieldValueRequired", "spec.containers")),
@@ -535,6 +553,32 @@ async def test_a_dry_run_stores_nothing(api: Api):
     shown = await api.post(SERVICES, service("dry"), dryRun="All")
     assert shown["spec"]["sessionAffinity"] == "None"
     assert (await refused(api.get(f"{SERVICES}/dry"))).code == 404
+
+
+async def test_unknown_fields_are_refused_when_strict_and_dropped_otherwise(api: Api):
+    odd = pod("odd")
+    odd["spec"]["nodeNaem"] = "n1"
+    error = await refused(api.post(PODS, odd, fieldValidation="Strict"))
+    assert (error.code, error.reason) == (400, "BadRequest")
+    assert 'unknown field "spec.nodeNaem"' in error.status["message"]
+    assert "nodeNaem" not in (await api.post(PODS, odd))["spec"]
+    mistyped = await refused(api.post(PODS, {"metadata": {"name": "m"}, "spec": {"containers": "none"}}))
+    assert mistyped.code == 400
+
+
+async def test_lists_of_a_strategic_patch_stand_in_its_order(api: Api):
+    await api.post(SERVICES, service("ordered", ports=[{"name": "a", "port": 80}]))
+    wanted = {"spec": {"ports": [{"name": "b", "port": 81, "protocol": "TCP"}, {"name": "a", "port": 80}]}}
+    patched = await api.patch(f"{SERVICES}/ordered", wanted, form=STRATEGIC)
+    assert [each["name"] for each in patched["spec"]["ports"]] == ["b", "a"]
+
+
+async def test_a_lease_is_created_by_an_update(api: Api):
+    path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/fresh"
+    made = await api.put(path, {"metadata": {"name": "fresh"}, "spec": {"holderIdentity": "me"}})
+    assert made["spec"]["holderIdentity"] == "me"
+    misnamed = await refused(api.put(path, {"metadata": {"name": "other"}, "spec": {}}))
+    assert misnamed.code == 400
 
 
 async def test_aggregated_discovery(api: Api):
