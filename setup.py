@@ -19,6 +19,7 @@ KERNELS: dict[str, list[str]] = {
     "codec": ["codec.c"],
     "arrays": ["bulk.c", "codec.c"],
     "channel": ["codec.c"],
+    "segment": ["stats.c"],
 }
 
 SANITIZE = bool(os.environ.get("CONTIV_SANITIZE"))

@@ -8,7 +8,15 @@ Errors: ``SchemaError``, ``EncodeError``, ``DecodeError``, all ``contiv.errors.V
 from contiv._fastpath.bulk import Columns, Layout, Ragged
 from contiv._fastpath.codec import MACAddress, Program
 from contiv._fastpath.errors import CodecError, DecodeError, EncodeError, SchemaError
+from contiv._fastpath.papi import (
+    PapiClient,
+    VppEnum,
+    VPPIOError,
+    VPPRuntimeError,
+    VPPValueError,
+)
 from contiv._fastpath.schema import Field, Lack, Message, Record, Schema
+from contiv._fastpath.stats import Ring, Stats, StatsError
 
 __all__ = [
     "CodecError",
@@ -20,9 +28,17 @@ __all__ = [
     "Layout",
     "MACAddress",
     "Message",
+    "PapiClient",
     "Program",
     "Ragged",
     "Record",
+    "Ring",
     "Schema",
     "SchemaError",
+    "Stats",
+    "StatsError",
+    "VPPIOError",
+    "VPPRuntimeError",
+    "VPPValueError",
+    "VppEnum",
 ]

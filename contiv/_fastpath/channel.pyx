@@ -516,3 +516,23 @@ cdef class Channel:
             pending = <Pending>each
             pending.fail(make_error(pending.request.name))
         return len(waiting)
+
+
+def split_frames(bytearray buffer, Py_ssize_t n, uint32_t limit=1 << 28):
+    """``(messages, used)``: the whole messages in the first ``n`` bytes of ``buffer`` as bytes, and how many bytes of it
+    they and their headers take. DecodeError for a length above ``limit``. For blocking clients."""
+    cdef cf_frame frame
+    cdef Py_ssize_t at = 0
+    cdef int state
+    messages = []
+    if not 0 <= n <= len(buffer):
+        raise IndexError(n)
+    while True:
+        state = cf_next(<uint8_t *>PyByteArray_AS_STRING(buffer) + at, n - at, limit, &frame)
+        if state != CF_WHOLE:
+            break
+        messages.append(PyBytes_FromStringAndSize(<const char *>frame.message, frame.len))
+        at += frame.used
+    if state == CF_TOO_LONG:
+        raise DecodeError("frame", at + 8, f"length of {frame.len} bytes is above the limit of {limit}")
+    return messages, at

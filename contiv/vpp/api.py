@@ -103,6 +103,24 @@ def choose_schema(table: Mapping[str, int], *, prefix: str | os.PathLike[str] | 
     return None
 
 
+def reported_schema(text: str) -> Schema:
+    """The schema of a VPP's answer to ``get_api_json``, which leaves out the messages of the connection itself.
+
+    Those come from the record; their numbers are the same in every VPP. SchemaError.
+    """
+    try:
+        reported = msgspec.json.decode(text.rstrip("\0"))
+    except msgspec.DecodeError as error:
+        raise SchemaError(f"get_api_json: {error}") from None
+    if not isinstance(reported, list):
+        raise SchemaError("get_api_json: no array of API definitions")
+    known = {entry[0] for definition in reported for entry in definition.get("messages", ())}
+    record = read_record()
+    rest = [entry for entry in record["messages"] if entry[0] not in known]
+    services = {name: service for name, service in record["services"].items() if name not in known}
+    return Schema([*reported, {**record, "messages": rest, "services": services}])
+
+
 def unexplained(schema: Schema, table: Iterable[str]) -> int:
     """How many messages of a table (``name_crc``) the schema does not define."""
     names = schema.messages

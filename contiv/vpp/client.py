@@ -258,7 +258,7 @@ class Vpp:
         self._use(protocol, chosen or api.builtin_schema(), client_index)
         if chosen is None:
             reply = await self.call("get_api_json")
-            self._use(protocol, Schema.load(reply.json.rstrip("\0")), client_index)
+            self._use(protocol, api.reported_schema(reply.json), client_index)
         self.version = ""
         if "show_version" in self._requests:
             self.version = (await self.call("show_version")).version
