@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -71,12 +71,18 @@ def _failing(checks: dict[str, Check]) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def serve(address: str, metrics: CollectorRegistry, health: Health | None = None) -> AsyncIterator[str]:
+async def serve(
+    address: str,
+    metrics: CollectorRegistry,
+    health: Health | None = None,
+    *,
+    routes: Sequence[web.RouteDef] = (),
+) -> AsyncIterator[str]:
     """Serve at ``address`` while the context lasts; yields the address in use, with the port that was chosen
     for 0.
 
     ``host:port``, ``:port`` (every address), ``[v6]:port`` or ``unix:/path`` (mode 0600, a stale socket is
-    replaced). ConfigError when it cannot be used.
+    replaced). ConfigError when it cannot be used. ``routes`` are the process's own, beside the three.
     """
     checks = health or Health()
 
@@ -95,6 +101,7 @@ async def serve(address: str, metrics: CollectorRegistry, health: Health | None 
             web.get("/metrics", show_metrics),
             web.get("/liveness", liveness),
             web.get("/readiness", readiness),
+            *routes,
         ]
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)

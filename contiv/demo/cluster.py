@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from contiv.demo import commands, processes
+from contiv import processes
+from contiv.demo import commands
 from contiv.demo.api import Api, ApiRefusal, Object, key_of
 from contiv.demo.kubelet import Kubelet
 from contiv.demo.node import Node
@@ -151,7 +152,7 @@ class DemoCluster:
         except TimeoutError:
             raise self._not_ready(waiting) from None
 
-    def _not_ready(self, names: set[str]) -> DemoError:
+    def _not_ready(self, names: set[str]) -> processes.ProcessFailed:
         first = next(node for node in self.nodes if node.name in names)
         reason = self.kubelets[first.name].problems.get(first.name, "the network plugin did not say why")
         problem = f"not Ready after {NODES_READY_S:g} s ({reason})"

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
-from contiv.demo.processes import send_signal
 from contiv.errors import CniError
+from contiv.processes import send_signal
 
 TIMEOUT_S: Final = 120.0
 """What CRI-O and containerd allow a sandbox's network at most, in the same order of magnitude."""

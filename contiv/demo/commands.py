@@ -22,6 +22,7 @@ NETWORK: Final = "contiv"
 CNI_VERSION: Final = "1.1.0"
 PLUGIN: Final = "contiv-cni"
 PLUGIN_PATH_VARIABLE: Final = "CONTIV_CNI_PATH"
+PREPARED_INTERFACES: Final = 16
 INSTALLED_PLUGINS: Final = Path("/opt/cni/bin")
 
 
@@ -47,6 +48,8 @@ def node_config(directory: Path, *, node: str, etcd: str, dataplane: str) -> dic
         "vpp": {"dataplane": dataplane, "runDir": str(directory / "vpp")},
         "runDir": str(directory / "run"),
         "stateDir": str(directory / "state"),
+        "restListen": f"unix:{directory / 'run' / 'rest.sock'}",
+        "preparedInterfaces": PREPARED_INTERFACES,
         "nodeConfig": [{"nodeName": node, "mainVPPInterface": {"interfaceName": UPLINK}}],
     }
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from contiv.demo import cni
 from contiv.demo.api import Api, ApiRefusal, Object, pod_path
 from contiv.demo.sandbox import Sandbox
-from contiv.errors import CniError, DemoError, LinuxError
+from contiv.errors import CniError, ContivError
 from contiv.kube.backoff import Backoff
 from contiv.log import get_logger
 
@@ -186,7 +186,7 @@ class Kubelet:
                     await sandbox.set_up()
                 self.problems.pop(name, None)
                 return sandbox
-            except (CniError, LinuxError, DemoError) as error:
+            except ContivError as error:
                 self.problems[name] = str(error)
                 log.warning("sandbox failed, trying again", pod=name, node=self._node, error=str(error))
             await _wait(pod.doomed, backoff.next_s())
@@ -199,7 +199,7 @@ class Kubelet:
             try:
                 await sandbox.tear_down()
                 return
-            except (CniError, LinuxError, DemoError) as error:
+            except ContivError as error:
                 name = pod.thing["metadata"]["name"]
                 self.problems[name] = str(error)
                 log.warning("tear-down failed, trying again", pod=name, node=self._node, error=str(error))

@@ -13,7 +13,8 @@ from typing import Final
 
 import yaml
 
-from contiv.demo import cni, commands, processes
+from contiv import processes
+from contiv.demo import cni, commands
 from contiv.demo.api import Api
 from contiv.demo.kubelet import Kubelet
 from contiv.demo.rundir import RunDirectory

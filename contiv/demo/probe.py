@@ -20,10 +20,10 @@ from typing import Final
 
 import msgspec
 
-from contiv.demo.processes import send_signal
 from contiv.errors import DemoError
 from contiv.linux import netns
 from contiv.linux.netns import Workers
+from contiv.processes import send_signal
 
 ECHO_REQUEST, ECHO_REPLY = 8, 0  # RFC 792
 PAYLOAD: Final = bytes(range(56))

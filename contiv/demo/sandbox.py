@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from contiv.demo import cni, processes
+from contiv import processes
+from contiv.demo import cni
 from contiv.errors import CniError, ContivError
 from contiv.linux import netns
 

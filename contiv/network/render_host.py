@@ -14,7 +14,7 @@ import msgspec
 from contiv.model import linux, vpp
 from contiv.model.ip import Address, Network
 from contiv.network.ipam import ClusterSubnets, NodeAddresses
-from contiv.network.model import node_mac
+from contiv.network.naming import node_mac
 
 POD_GATEWAY: Final = "pod-gateway"
 HOST_VPP: Final = "vpp2"

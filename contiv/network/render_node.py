@@ -11,7 +11,8 @@ from typing import Final
 
 from contiv.model import vpp
 from contiv.network.ipam import ClusterSubnets, NodeAddresses
-from contiv.network.model import NodeClaim, node_mac
+from contiv.model.node import NodeClaim
+from contiv.network.naming import node_mac
 from contiv.network.render_host import UPLINK, Desired, Uplink
 
 BVI: Final = "vxlan-bvi"

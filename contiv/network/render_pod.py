@@ -14,7 +14,8 @@ import msgspec
 from contiv.model import linux, vpp
 from contiv.model.ip import Network
 from contiv.network.ipam import NodeAddresses
-from contiv.network.model import Attachment, pod_macs
+from contiv.model.node import Attachment
+from contiv.network.naming import pod_macs
 from contiv.network.render_host import POD_GATEWAY, Desired, link_up
 
 DEFAULT_ROUTE: Final = Network(4, 0, 0)

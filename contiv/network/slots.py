@@ -3,7 +3,8 @@
 With veth and af_packet the kernel makes VPP wait some 40 ms for an interface (RCU), standing still meanwhile. So the
 interfaces of a node's pods are made ahead, as *slots*: VPP already holds its end of each veth pair, the other end
 waits in the node's own namespace and moves into the pod's when one comes, and home again when it goes. Slots
-``0 … prepared-1`` always exist; beyond them they are made on demand and removed after use.
+``0 … prepared-1`` always exist; beyond them they are made on demand and removed after use. ``prepared`` grows to
+``target`` step by step, so that no pod waits while a node's interfaces are made.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from typing import Final
 
 from contiv.errors import NetworkError
-from contiv.network.model import POD_NAME_PREFIX
+from contiv.network.naming import POD_NAME_PREFIX
 
 _NAME: Final = re.compile(rf"{POD_NAME_PREFIX}(\d+)")
 
@@ -21,12 +22,20 @@ _NAME: Final = re.compile(rf"{POD_NAME_PREFIX}(\d+)")
 class InterfaceSlots:
     """Slots by number; the owner of a slot is a container ID."""
 
-    def __init__(self, prepared: int) -> None:
-        self.prepared = prepared
+    def __init__(self, target: int, *, prepared: int = 0) -> None:
+        self.target = target
+        self.prepared = 0
         self._owner_of: dict[int, str] = {}
         self._slot_of: dict[str, int] = {}
-        self._free = list(range(prepared))
-        heapq.heapify(self._free)
+        self._free: list[int] = []
+        self.grow(prepared)
+
+    def grow(self, step: int) -> None:
+        """Keep ``step`` slots more ahead, up to the target."""
+        reached = min(self.prepared + step, self.target)
+        for number in range(self.prepared, reached):
+            heapq.heappush(self._free, number)
+        self.prepared = max(self.prepared, reached)
 
     @staticmethod
     def name(number: int) -> str:
@@ -47,7 +56,7 @@ class InterfaceSlots:
             return self.name(self._slot_of[owner])
         while self._free and self._free[0] in self._owner_of:
             heapq.heappop(self._free)
-        number = heapq.heappop(self._free) if self._free else max(self._owner_of, default=-1) + 1
+        number = heapq.heappop(self._free) if self._free else self._beyond()
         self._take(number, owner)
         return self.name(number)
 
@@ -64,8 +73,16 @@ class InterfaceSlots:
         if number is None:
             return None
         del self._owner_of[number]
-        heapq.heappush(self._free, number)
+        if number < self.prepared:
+            heapq.heappush(self._free, number)
         return self.name(number)
+
+    def _beyond(self) -> int:
+        """The lowest number of a slot that does not exist."""
+        number = self.prepared
+        while number in self._owner_of:
+            number += 1
+        return number
 
     def _take(self, number: int, owner: str) -> None:
         self._owner_of[number] = owner

@@ -15,7 +15,8 @@ from contiv.errors import CniError, NetworkError
 from contiv.model.ip import Address
 from contiv.network import render_host, render_node, render_pod
 from contiv.network.ipam import ClusterSubnets, PodPool
-from contiv.network.model import Attachment, NodeClaim, pod_macs, tap_name
+from contiv.model.node import Attachment, NodeClaim
+from contiv.network.naming import pod_macs, tap_name
 from contiv.network.render_host import Desired, Uplink
 from contiv.network.slots import InterfaceSlots
 
@@ -28,10 +29,10 @@ Changes = Mapping[str, object | None]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the configuration decides: pods on TAPs or veth pairs, how many of these ahead, MTU, VNI."""
+    """What the configuration decides: pods on TAPs or veth pairs, how many of these ahead in the end, MTU, VNI."""
 
     tap: bool
-    prepared: int
+    prepared_target: int
     mtu: int
     vni: int
 
@@ -66,10 +67,11 @@ class NetworkState:
         self.node = subnets.node(me.id)
         self.uplink = uplink
         self.options = options
+        self.me_released = False
         self.others: dict[int, NodeClaim] = {}
         self.attachments: dict[str, Attachment] = {}
         self.pool = PodPool(self.node.pod_subnet)
-        self.slots = InterfaceSlots(0 if options.tap else options.prepared)
+        self.slots = InterfaceSlots(0 if options.tap else options.prepared_target)
 
     def replace(
         self, claims: Iterable[NodeClaim], attachments: Iterable[Attachment]
@@ -78,7 +80,7 @@ class NetworkState:
         self.others = {claim.id: claim for claim in claims if claim.name != self.me.name}
         self.attachments = {}
         self.pool = PodPool(self.node.pod_subnet)
-        self.slots = InterfaceSlots(0 if self.options.tap else self.options.prepared)
+        self.slots = InterfaceSlots(self.slots.target, prepared=self.slots.prepared)
         refused: dict[str, NetworkError] = {}
         for attachment in attachments:
             owner = owner_of(attachment.container_id, attachment.if_name)
@@ -159,13 +161,11 @@ class NetworkState:
             return attachment, dict.fromkeys(before)
         return attachment, _difference(before, render_pod.render_slot(name, self.node, mtu=self.options.mtu))
 
-    def missing_spares(self, present: Mapping[str, object]) -> Changes:
-        """The spare slots that are not among ``present`` desired keys: those whose pod took its end along."""
+    def spares(self) -> Changes:
+        """The spare slots; setting those that exist already changes nothing."""
         changes: dict[str, object | None] = {}
         for name in self.slots.spare():
-            for key, value in render_pod.render_slot(name, self.node, mtu=self.options.mtu).items():
-                if key not in present:
-                    changes[key] = value
+            changes |= render_pod.render_slot(name, self.node, mtu=self.options.mtu)
         return changes
 
     def _attachment(self, request: PodRequest, address: Address) -> Attachment:

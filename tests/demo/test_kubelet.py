@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from contiv.demo import cni, commands, processes
+from contiv import processes
+from contiv.demo import cni, commands
 from contiv.demo.api import Api, ApiRefusal, Object, pod_path
 from contiv.demo.kubelet import Kubelet
 from contiv.demo.placement import Placement, is_ready

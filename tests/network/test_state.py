@@ -10,7 +10,7 @@ from contiv.config import parse
 from contiv.errors import CniError
 from contiv.model.ip import Address, Network
 from contiv.network.ipam import ClusterSubnets
-from contiv.network.model import NodeClaim
+from contiv.model.node import NodeClaim
 from contiv.network.render_host import Uplink
 from contiv.network.state import CNI_CODE_IN_USE, CNI_CODE_NO_ADDRESS, NetworkState, Options, PodRequest
 
@@ -21,7 +21,9 @@ SMALL = ClusterSubnets.of(parse("ipamConfig: {podSubnetOneNodePrefixLen: 29}"))
 def a_state(*, tap: bool = False, prepared: int = 3, subnets: ClusterSubnets = SUBNETS) -> NetworkState:
     me = NodeClaim(id=1, name="node1", uplink="192.168.16.1/24")
     uplink = Uplink(host_if="eth1", mac="02:00:00:00:00:01", address=Network.parse(me.uplink, strict=False))
-    return NetworkState(subnets, me, uplink, Options(tap=tap, prepared=prepared, mtu=1450, vni=10))
+    state = NetworkState(subnets, me, uplink, Options(tap=tap, prepared_target=prepared, mtu=1450, vni=10))
+    state.slots.grow(prepared)
+    return state
 
 
 def request(number: int, **fields: str) -> PodRequest:
@@ -69,7 +71,7 @@ def test_changes_always_lead_to_the_full_rendering(steps: list[tuple[str, int]],
             apply(desired, state.add_pod(request(number))[1])
         elif what in ("delete", "vanish"):
             apply(desired, state.delete_pod(f"c{number}", "eth0", netns_gone=what == "vanish")[1])
-            apply(desired, state.missing_spares(desired))
+            apply(desired, state.spares())
         elif what == "claim":
             apply(desired, state.node_claimed(claim(number)))
         else:

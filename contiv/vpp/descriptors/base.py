@@ -7,7 +7,7 @@ are never touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
 from contiv.errors import VppError
@@ -28,8 +28,8 @@ T = TypeVar("T")
 class Api(Protocol):
     """The part of ``contiv.vpp.client`` that descriptors use."""
 
-    async def call(self, name: str, /, **fields: Any) -> Any:
-        """One request and its reply; raises on a non-zero retval."""
+    def call(self, name: str, /, **fields: Any) -> Awaitable[Any]:
+        """One request, sent at once; its reply, or the error for a negative retval."""
         ...
 
     async def dump(self, name: str, /, **fields: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from contiv.errors import VppError
 from contiv.model import vpp as model
 from contiv.scheduler.descriptor import Actual, Dependency, Descriptor
 from contiv.vpp.descriptors import af_packet, loopback, tap, vxlan
@@ -43,7 +44,8 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
         return tuple(Dependency("link", required) for required in value.requires)
 
     def claims(self, key: str, value: model.Interface) -> Iterable[str]:
-        return KINDS[type(value)].claims(value)
+        claims: tuple[str, ...] = KINDS[type(value)].claims(value)
+        return claims
 
     def equivalent(self, key: str, old: model.Interface, new: model.Interface) -> bool:
         return _bare(old) == _bare(new)
@@ -54,17 +56,13 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
     async def create(self, key: str, value: model.Interface) -> Metadata:
         kind = KINDS[type(value)]
         index: int = await kind.create(self._api, value)
+        tagged = self._api.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=OWNER + value.name)
+        sized = self._set_mtu(index, value)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(
-                    self._api.call(
-                        "sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=OWNER + value.name
-                    )
-                )
-                group.create_task(self._set_mtu(index, value))
-        except BaseExceptionGroup as failed:
+            await asyncio.gather(tagged, sized)
+        except VppError:
             await kind.delete(self._api, value, index)
-            raise failed.exceptions[0] from failed
+            raise
         self._interfaces.put(value.name, index)
         return index
 

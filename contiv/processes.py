@@ -1,4 +1,4 @@
-"""The demo's processes: started in a namespace, logged to a file, gone with us.
+"""Child processes: started in a namespace, logged to a file, gone with us.
 
 In: a command line. Out: a ``Process`` that can be awaited, tailed and stopped. A child dies when we do,
 however we do (prctl(2), PR_SET_PDEATHSIG), and is otherwise ended by its pid: SIGTERM, a grace, SIGKILL.
@@ -16,12 +16,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from contiv.errors import DemoError
+from contiv.errors import ContivError
 from contiv.linux import netns as namespaces
 
 STOP_GRACE_S: Final = 3.0
 TAIL_LINES: Final = 15
 READY_POLL_S: Final = 0.02
+
+
+class ProcessFailed(ContivError):
+    """A child ended, or did not become ready; the text shows the end of its log."""
 
 
 class Process:
@@ -63,9 +67,9 @@ class Process:
         except OSError as error:
             return f"(its log cannot be read: {error.strerror})"
 
-    def failed(self, problem: str) -> DemoError:
+    def failed(self, problem: str) -> ProcessFailed:
         """An error that says what happened to this process and shows the end of its log."""
-        return DemoError(f"{self.name}: {problem}; the end of {self.log}:\n{self.tail()}")
+        return ProcessFailed(f"{self.name}: {problem}; the end of {self.log}:\n{self.tail()}")
 
 
 def send_signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
@@ -103,7 +107,7 @@ async def start(
 
 
 async def ready(process: Process, check: Callable[[], Awaitable[bool]], *, timeout_s: float, what: str) -> None:
-    """Wait until ``check`` holds; DemoError with the log's end if it ends or time runs out first."""
+    """Wait until ``check`` holds; ProcessFailed with the log's end if it ends or time runs out first."""
     try:
         async with asyncio.timeout(timeout_s):
             while not await check():

@@ -1,16 +1,10 @@
-"""What the network capability keeps in etcd: claims on node IDs and pod attachments. Frozen, JSON, readable."""
+"""What agents keep in etcd of nodes and pods: claims on node IDs and pod attachments. Frozen, JSON, readable."""
 
 from __future__ import annotations
-
-import hashlib
-from typing import Final
 
 import msgspec
 
 from contiv.model.ip import Address, Network
-from contiv.model.vpp import NAME_MAX
-
-POD_NAME_PREFIX: Final = "pod"
 
 
 class NodeClaim(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -50,19 +44,21 @@ class Attachment(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
         return Address.parse(self.address)
 
 
-def tap_name(container_id: str, if_name: str) -> str:
-    """The name of a sandbox's TAP: 48 bits of a hash, so that it fits IFNAMSIZ and never depends on order."""
-    digest = hashlib.sha256(f"{container_id}/{if_name}".encode()).hexdigest()
-    return f"{POD_NAME_PREFIX}{digest[: NAME_MAX - len(POD_NAME_PREFIX)]}"
+class NodeStatus(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """What an agent tells the cluster of itself, under its lease: gone with the agent.
 
+    ``rest`` is where ``netctl`` reaches it: ``http://host:port`` or ``unix:/path``. Networks and addresses as text.
+    """
 
-def pod_macs(node_id: int, interface: str) -> tuple[str, str]:
-    """The MAC addresses of a pod's end and of VPP's end, both locally administered, from node and interface."""
-    octets = hashlib.sha256(f"{node_id}/{interface}".encode()).digest()[:4]
-    tail = ":".join(f"{octet:02x}" for octet in octets)
-    return f"02:fe:{tail}", f"02:ff:{tail}"
-
-
-def node_mac(prefix: tuple[int, int], node_id: int) -> str:
-    """A MAC address made of two leading octets and the node ID: unique in the cluster without asking anyone."""
-    return ":".join(f"{octet:02x}" for octet in (*prefix, *node_id.to_bytes(4, "big")))
+    id: int
+    name: str
+    version: str
+    dataplane: str
+    started_at: str
+    rest: str
+    pod_subnet: str
+    pod_cluster_subnet: str
+    host_subnet: str
+    host_address: str
+    uplink: str
+    vxlan: str

@@ -1,0 +1,1 @@
+"""The two commands: ``contiv`` runs the parts of the system, ``netctl`` shows them to an operator."""

@@ -1,0 +1,176 @@
+"""``contiv``: one subcommand a process of the system. Only wiring: options in, a composition root's ``run`` called.
+
+Errors of ours end with one line on standard error and exit code 1; a wrong configuration with 2. Heavy modules are
+imported by the subcommand that needs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from contiv import __version__
+from contiv.errors import ConfigError, ContivError
+
+EXIT_FAILED: Final = 1
+EXIT_CONFIG: Final = 2
+
+config_option = click.option(
+    "--config", "config_path", type=click.Path(), default=None, help="configuration file (YAML)"
+)
+node_option = click.option("--node", default=socket.gethostname, help="this node's name in Kubernetes")
+log_option = click.option("--log-level", default="info", help="debug, info, warning or error")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version")
+def contiv() -> None:
+    """Contiv/VPP: a Kubernetes network plugin whose data plane is FD.io VPP."""
+
+
+def execute(work: Coroutine[Any, Any, int | None], *, log_level: str = "info") -> None:
+    """Run a composition root to its end; its return value is the exit code."""
+    from contiv.log import configure
+
+    configure(log_level)
+    sys.exit(asyncio.run(work) or 0)
+
+
+@contiv.command("agent")
+@config_option
+@node_option
+@log_option
+def agent_command(config_path: str | None, node: str, log_level: str) -> None:
+    """Program this node's VPP and Linux; serve the CNI plugin."""
+    from contiv.agent.main import run
+    from contiv.config import load
+
+    execute(run(load(config_path), node=node), log_level=log_level)
+
+
+@contiv.command("init")
+@config_option
+@node_option
+@log_option
+def init_command(config_path: str | None, node: str, log_level: str) -> None:
+    """Start the data plane and the agent, and keep them running."""
+    from contiv.config import load
+    from contiv.init import run
+
+    execute(run(load(config_path), config_path=config_path, node=node), log_level=log_level)
+
+
+@contiv.command("ksr")
+@click.option("--kubeconfig", default=None, help="default: KUBECONFIG, the pod's service account, ~/.kube/config")
+@click.option("--etcd", "etcd", multiple=True, help="endpoint of Contiv's etcd; default: from the configuration")
+@click.option("--metrics", "metrics_address", default=None, help="host:port or unix:/path to serve metrics on")
+@config_option
+@log_option
+def ksr_command(
+    kubeconfig: str | None, etcd: tuple[str, ...], metrics_address: str | None, config_path: str | None, log_level: str
+) -> None:
+    """Reflect Kubernetes state into etcd; one instance of several is active."""
+    from contiv.agent.main import credentials
+    from contiv.config import load
+    from contiv.ksr.main import run
+
+    config = load(config_path).etcd
+    given = credentials(config)
+    work = run(
+        kubeconfig=kubeconfig,
+        etcd_endpoints=etcd or config.endpoints,
+        etcd_tls=given.get("tls"),
+        etcd_auth=given.get("auth"),
+        metrics_address=metrics_address,
+    )
+    execute(until_terminated(work), log_level=log_level)
+
+
+@contiv.command("demo")
+@click.option("--nodes", default=2, show_default=True, help="nodes to build")
+@click.option("--dataplane", type=click.Choice(["auto", "vpp", "emulator"]), default="auto", show_default=True)
+@click.option("--manifests", type=click.Path(exists=True, path_type=Path), default=None, help="folder or file")
+@click.option("--keep", is_flag=True, help="leave the cluster running until Ctrl-C")
+@click.option("--kubeconfig", default=None, help="use this real API server instead of the emulated one")
+@click.option("--directory", type=click.Path(path_type=Path), default=None, help="run directory")
+def demo_command(**options: Any) -> None:
+    """Build a cluster on this machine, show that its pods talk, leave nothing behind."""
+    from contiv.demo.main import demo
+
+    sys.exit(demo(**options))
+
+
+@contiv.group()
+def emulate() -> None:
+    """Stand-ins for machines without VPP or Kubernetes."""
+
+
+@emulate.command("kube", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def emulate_kube(arguments: tuple[str, ...]) -> None:
+    """An API server that kubectl and KSR take for real (--help for its options)."""
+    from contiv.emulator.kube.__main__ import main as serve
+
+    sys.exit(serve(list(arguments)))
+
+
+@emulate.command("vpp", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def emulate_vpp(arguments: tuple[str, ...]) -> None:
+    """VPP's binary API over a forwarding plane of our own (--help for its options)."""
+    from contiv.emulator.vpp.__main__ import main as serve
+
+    sys.exit(serve(list(arguments)))
+
+
+async def until_terminated(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` until it ends or SIGTERM cancels it, so that what it holds (a leadership) is given back."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def main() -> None:
+    """The console script ``contiv``."""
+    guarded(contiv)
+
+
+def agent() -> None:
+    """The console script ``contiv-agent``."""
+    guarded(agent_command)
+
+
+def ksr() -> None:
+    """The console script ``contiv-ksr``."""
+    guarded(ksr_command)
+
+
+def init() -> None:
+    """The console script ``contiv-init``."""
+    guarded(init_command)
+
+
+def guarded(command: click.Command) -> None:
+    """Run a command; our own errors become one line and an exit code."""
+    try:
+        command()
+    except ConfigError as error:
+        click.echo(f"configuration: {error}", err=True)
+        sys.exit(EXIT_CONFIG)
+    except ContivError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""``contiv init``: the first process of a vswitch. Decides on the data plane, starts it, then the agent; restarts either.
+
+In comes the checked configuration; out go two children in this node's namespace: VPP (or its emulator) with a
+generated startup.conf, and ``contiv agent``. A data plane that already answers on its socket is attached to, not
+started. When a child ends it is started again with backoff; the agent notices a new VPP by itself. SIGTERM ends the
+agent first, so that its running transaction finishes, then the data plane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from contiv.config import Config
+from contiv.errors import ContivError
+from contiv.processes import Process, ready, start
+from contiv.vpp.lifecycle import Sockets, choose, command, startup_conf
+
+log = structlog.get_logger(__name__)
+
+READY_TIMEOUT_S: Final = 30.0
+BACKOFF_FIRST_S: Final = 0.2
+BACKOFF_MAX_S: Final = 10.0
+STABLE_S: Final = 30.0
+"""A child that lived this long did start well: the next restart is quick again."""
+AGENT_GRACE_S: Final = 15.0
+
+
+async def run(config: Config, *, config_path: str | None, node: str) -> None:
+    """Run data plane and agent until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    logs = Path(config.run_dir) / "log"
+    sockets = Sockets(run_dir=config.vpp.run_dir)
+    dataplane = None if await answers(sockets.api) else _Dataplane(config, sockets, logs / "dataplane.log")
+    if dataplane is None:
+        log.info("attaching to the data plane that runs", api=sockets.api)
+    else:
+        await dataplane.start()
+    agent = _Agent(config_path, node, logs / "agent.log")
+    await agent.start()
+    children = [child for child in (dataplane, agent) if child is not None]
+    watchers = [asyncio.create_task(child.keep_running()) for child in children]
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([stopping, *watchers], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (stopping, *watchers):
+            task.cancel()
+        results = await asyncio.gather(*watchers, return_exceptions=True)
+        await agent.stop(AGENT_GRACE_S)
+        if dataplane is not None:
+            await dataplane.stop(AGENT_GRACE_S)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+async def answers(path: str) -> bool:
+    """Whether somebody accepts connections on the Unix socket at ``path``."""
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(probe, path)
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
+
+
+class _Child:
+    """A process that must run: started, watched, started again with backoff."""
+
+    name = ""
+
+    def __init__(self, log_path: Path) -> None:
+        self._log = log_path
+        self._process: Process | None = None
+        self._backoff_s = BACKOFF_FIRST_S
+        self._started_at = 0.0
+
+    def argv(self) -> list[str]:
+        """The command line."""
+        raise TypeError(f"{type(self).__name__} has no command line")
+
+    async def prepare(self) -> None:
+        """What must be there before the process starts."""
+
+    async def wait_ready(self, process: Process) -> None:
+        """Return when the process serves."""
+
+    async def start(self) -> None:
+        """Start the process and wait until it serves."""
+        await self.prepare()
+        self._started_at = time.monotonic()
+        self._process = await start(self.name, self.argv(), log=self._log)
+        log.info("started", process=self.name, pid=self._process.pid)
+        await self.wait_ready(self._process)
+
+    async def keep_running(self) -> None:
+        """Start the process again whenever it ends."""
+        while True:
+            assert self._process is not None
+            code = await self._process.wait()
+            lived_s = time.monotonic() - self._started_at
+            self._backoff_s = (
+                BACKOFF_FIRST_S if lived_s > STABLE_S else min(self._backoff_s * 2, BACKOFF_MAX_S)
+            )
+            log.error("ended", process=self.name, code=code, lived_s=round(lived_s, 1), log=str(self._log))
+            await asyncio.sleep(self._backoff_s)
+            try:
+                await self.start()
+            except ContivError as error:
+                log.error("did not start", process=self.name, error=str(error))
+
+    async def stop(self, grace_s: float) -> None:
+        """End the process."""
+        if self._process is not None:
+            await self._process.stop(grace_s=grace_s)
+
+
+class _Dataplane(_Child):
+    name = "dataplane"
+
+    def __init__(self, config: Config, sockets: Sockets, log_path: Path) -> None:
+        super().__init__(log_path)
+        self._config = config
+        self._sockets = sockets
+        self._kind, self._prefix = choose(config.vpp)
+
+    def argv(self) -> list[str]:
+        return command(self._kind, self._prefix, conf=f"{self._sockets.run_dir}/startup.conf")
+
+    async def prepare(self) -> None:
+        run_dir = Path(self._sockets.run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "startup.conf").write_text(startup_conf(self._config.vpp, run_dir=str(run_dir)))
+        for path in (self._sockets.api, self._sockets.cli, self._sockets.stats):
+            Path(path).unlink(missing_ok=True)
+
+    async def wait_ready(self, process: Process) -> None:
+        async def serving() -> bool:
+            return await answers(self._sockets.api)
+
+        await ready(process, serving, timeout_s=READY_TIMEOUT_S, what="API socket")
+
+
+class _Agent(_Child):
+    name = "agent"
+
+    def __init__(self, config_path: str | None, node: str, log_path: Path) -> None:
+        super().__init__(log_path)
+        self._config_path = config_path
+        self._node = node
+
+    def argv(self) -> list[str]:
+        config = ["--config", self._config_path] if self._config_path else []
+        return [sys.executable, "-m", "contiv.cli.main", "agent", "--node", self._node, *config]

@@ -1,0 +1,34 @@
+"""What kubelet asks of the network: events that wait for their answer."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from contiv.controller.event import Event, Transaction
+from contiv.network.state import PodRequest
+
+
+class AddPod(Event, frozen=True):
+    """Attach a pod; the answer is its ``Attachment``. A failure leaves nothing of it."""
+
+    transaction: ClassVar[Transaction] = Transaction.REVERT_ON_FAILURE
+    request: PodRequest
+
+    def describe(self) -> str:
+        request = self.request
+        return f"{request.pod_namespace}/{request.pod_name} {request.owner}"
+
+
+class DeletePod(Event, frozen=True):
+    """Detach a pod; for an unknown one nothing happens. ``netns_gone``: its end of the interface went along."""
+
+    container_id: str
+    if_name: str
+    netns_gone: bool
+
+    def describe(self) -> str:
+        return f"{self.container_id}/{self.if_name}"
+
+
+class PrepareInterfaces(Event, frozen=True):
+    """Make again the spare interfaces that pods took along."""

@@ -1,0 +1,132 @@
+"""Starting a data plane: which one, with which startup.conf, and how to know that it runs.
+
+``find_vpp`` looks where tests and ``contiv init`` look alike: ``CONTIV_VPP_PREFIX``, the configured prefix,
+``/opt/vpp``, then PATH. ``startup_conf`` renders VPP's configuration. ``command`` gives the argument vector of VPP or
+of the emulator; both read the same startup.conf. Who supervises the process is ``contiv.init``'s affair.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from contiv.config import VppConfig
+from contiv.errors import ConfigError
+
+PLUGINS: Final = ("acl", "af_packet", "cnat", "dhcp", "nat", "ping", "tap", "vxlan")
+"""The plugins that this project uses; everything else stays off."""
+DEFAULT_PREFIX: Final = "/opt/vpp"
+VHOST_NET: Final = "/dev/vhost-net"
+
+Dataplane = Literal["vpp", "emulator"]
+
+
+class Sockets(msgspec.Struct, frozen=True, kw_only=True):
+    """The sockets of a data plane below its run directory."""
+
+    run_dir: str
+
+    @property
+    def api(self) -> str:
+        """The binary API (SOCK_STREAM)."""
+        return f"{self.run_dir}/api.sock"
+
+    @property
+    def cli(self) -> str:
+        """The debug CLI, for ``vppctl -s``."""
+        return f"{self.run_dir}/cli.sock"
+
+    @property
+    def stats(self) -> str:
+        """The stats segment (SOCK_SEQPACKET)."""
+        return f"{self.run_dir}/stats.sock"
+
+
+def find_vpp(configured: str = "") -> Path | None:
+    """The prefix of an installed VPP, the folder that has ``bin/vpp``; None where there is none."""
+    for prefix in (os.environ.get("CONTIV_VPP_PREFIX", ""), configured, DEFAULT_PREFIX):
+        if prefix and (Path(prefix) / "bin" / "vpp").exists():
+            return Path(prefix)
+    on_path = shutil.which("vpp")
+    return Path(on_path).resolve().parent.parent if on_path else None
+
+
+def choose(config: VppConfig) -> tuple[Dataplane, Path | None]:
+    """The data plane that the configuration means: ``auto`` takes VPP where it is installed."""
+    prefix = find_vpp(config.prefix)
+    if config.dataplane == "emulator" or (config.dataplane == "auto" and prefix is None):
+        return "emulator", None
+    if prefix is None:
+        raise ConfigError(
+            "vpp.dataplane",
+            config.dataplane,
+            "VPP is not installed",
+            remedy="install FD.io's packages, or set vpp.prefix or CONTIV_VPP_PREFIX to its prefix",
+        )
+    return "vpp", prefix
+
+
+def startup_conf(config: VppConfig, *, run_dir: str, uplink_pci: str = "") -> str:
+    """VPP's startup.conf. Without hugepages heap and buffers live on pages of 4 kB."""
+    sockets = Sockets(run_dir=run_dir)
+    page = "default-hugepage" if config.hugepages else "4k"
+    plugins = "\n".join(f"  plugin {name}_plugin.so {{ enable }}" for name in PLUGINS)
+    dpdk = f"\n  plugin dpdk_plugin.so {{ enable }}\n}}\ndpdk {{\n  dev {uplink_pci}" if uplink_pci else ""
+    workers = f"\n  workers {config.workers}" if config.workers else ""
+    return f"""\
+unix {{
+  nodaemon
+  runtime-dir {run_dir}
+  cli-listen {sockets.cli}
+  log {run_dir}/vpp.log
+  full-coredump
+  coredump-size 0
+}}
+api-segment {{
+  prefix {_segment_prefix(run_dir)}
+}}
+socksvr {{
+  socket-name {sockets.api}
+}}
+statseg {{
+  socket-name {sockets.stats}
+  size 64M
+}}
+memory {{
+  main-heap-size {config.main_heap_size}
+  main-heap-page-size {page}
+}}
+buffers {{
+  buffers-per-numa {config.buffers_per_numa}
+  page-size {page}
+}}
+cpu {{{workers}
+}}
+plugins {{
+  plugin default {{ disable }}
+{plugins}{dpdk}
+}}
+"""
+
+
+def _segment_prefix(run_dir: str) -> str:
+    """Several VPPs on one machine share /dev/shm: the run directory tells them apart."""
+    return run_dir.strip("/").replace("/", "-")[-40:]
+
+
+def command(dataplane: Dataplane, prefix: Path | None, *, conf: str) -> list[str]:
+    """The argument vector that starts the data plane with the startup.conf at ``conf``."""
+    if dataplane == "vpp":
+        assert prefix is not None
+        return [str(prefix / "bin" / "vpp"), "-c", conf]
+    return [sys.executable, "-m", "contiv.emulator.vpp", "-c", conf]
+
+
+def has_vhost_net() -> bool:
+    """Whether the kernel can back VPP's TAPs."""
+    return Path(VHOST_NET).exists()
