@@ -3,7 +3,8 @@
 Constructor, ``connect``, ``api.<message>(...)``, lists of ``_dump``, pairs of ``_get``, event callbacks, ``VppEnum``
 and ``disconnect`` are as there: synchronous, a retval is returned and never raised, the errors have vpp_papi's names.
 One thread reads the socket; events reach the callback from another, as there. What differs: messages of two VPP
-releases do not get mixed up in one process, and counts of variable arrays may be omitted.
+releases do not get mixed up in one process, counts of variable arrays may be omitted, and an omitted field has its own
+default alone (vpp_papi lets the default of one interface index leak to others, depending on the order of files).
 New programs use ``contiv.vpp.connect``.
 """
 

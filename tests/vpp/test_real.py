@@ -123,6 +123,7 @@ async def test_memory_is_level_after_a_hundred_thousand_calls(real_vpp: RealVpp)
         await mix(vpp, 170)
         gc.collect()
         grown = resident() - before
+        await vpp.call("control_ping")  # the last cancelled calls have been answered before it
         assert vpp.in_flight == 0
         print(f"resident memory grew by {grown / 1024:.0f} KiB")
         assert grown < 4 << 20
