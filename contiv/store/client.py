@@ -59,8 +59,7 @@ COMPACT_TIMEOUT_S: Final = 60.0
 
 
 class Etcd:
-    """A connected client; an async context manager. Safe for any number of concurrent calls of one event
-    loop."""
+    """A connected client; an async context manager. Any number of calls at once, from one event loop."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -89,7 +88,7 @@ class Etcd:
         try:
             if wait:
                 deadline = asyncio.get_running_loop().time() + timeout_s
-                await transport.connection("connect", deadline=deadline)
+                await transport.authenticated("connect", deadline=deadline)
         except BaseException:
             await transport.close()
             raise
@@ -125,9 +124,7 @@ class Etcd:
         reply = await self._range("get", rpc.RangeRequest(key=encode_key(key)), key, timeout_s=timeout_s)
         return record_from_wire(reply.kvs[0]) if reply.kvs else None
 
-    async def get_prefix(
-        self, prefix: str, *, page: int = PAGE_KEYS, timeout_s: float | None = None
-    ) -> Snapshot:
+    async def get_prefix(self, prefix: str, *, page: int = PAGE_KEYS, timeout_s: float | None = None) -> Snapshot:
         """Everything under ``prefix`` at one revision, read in pages of at most ``page`` keys.
 
         ``timeout_s`` is for one page. A compaction in between begins anew, at most SNAPSHOT_ATTEMPTS_MAX
@@ -162,9 +159,7 @@ class Etcd:
                 return Snapshot(revision, records)
             key = reply.kvs[-1].key + b"\0"
 
-    async def put(
-        self, key: str, value: bytes, *, lease: Lease | None = None, timeout_s: float | None = None
-    ) -> int:
+    async def put(self, key: str, value: bytes, *, lease: Lease | None = None, timeout_s: float | None = None) -> int:
         """Store ``value``; the revision of the write."""
         return await self.write({key: value}, lease=lease, timeout_s=timeout_s)
 
@@ -185,8 +180,7 @@ class Etcd:
         failure: Sequence[Op] = (),
         timeout_s: float | None = None,
     ) -> TxnResult:
-        """One atomic transaction. Never applied twice: see ``StoreUnavailable.uncertain`` in the module's
-        text."""
+        """One atomic transaction, never applied twice; see the module's text for uncertain outcomes."""
         return await self._txn(compare, success, failure, repeat=Repeat.IF_UNSENT, timeout_s=timeout_s)
 
     async def write(
@@ -238,9 +232,7 @@ class Etcd:
         ``async for batch in etcd.watch(...)`` or, to end it at once, ``async with etcd.watch(...) as watch``.
         ``previous`` adds the value before each event, where etcd still has it.
         """
-        watch = Watch(
-            self.transport, self.get_prefix, prefix, start_revision=start_revision, previous=previous
-        )
+        watch = Watch(self.transport, self.get_prefix, prefix, start_revision=start_revision, previous=previous)
         watch.on_open(self._watches.add)
         watch.on_end(self._watches.discard)
         return watch
@@ -271,9 +263,7 @@ class Etcd:
     async def _range(self, operation: str, request: Any, key: str, *, timeout_s: float | None) -> Any:
         return await self.transport.call(operation, request, _range_method, key=key, timeout_s=timeout_s)
 
-    async def _delete(
-        self, operation: str, name: str, key: bytes, end: bytes, timeout_s: float | None
-    ) -> int:
+    async def _delete(self, operation: str, name: str, key: bytes, end: bytes, timeout_s: float | None) -> int:
         request = rpc.DeleteRangeRequest(key=key, range_end=end)
         reply = await self.transport.call(
             operation,
@@ -313,8 +303,7 @@ def _range_method(connection: Connection) -> Any:
 
 
 def batches(ops: Sequence[Op]) -> Iterator[list[Op]]:
-    """Split into transactions that etcd takes, in order. ``StoreRefused`` for an operation that is too large
-    alone."""
+    """Split into transactions that etcd takes, in order. StoreRefused for an operation too large alone."""
     batch: list[Op] = []
     size = 0
     for op in ops:

@@ -60,12 +60,19 @@ class Leadership:
         try:
             await self._lease.revoke()
         except StoreFailure as failure:
-            log.warning(
-                "leadership_left_to_expire", key=self.key, ttl_s=self._lease.ttl_s, error=str(failure)
-            )
+            log.warning("leadership_left_to_expire", key=self.key, ttl_s=self._lease.ttl_s, error=str(failure))
 
     async def _observe(self) -> None:
-        """Notice that the key was taken away while the lease lives."""
+        """Notice that the key was taken away while the lease lives. Not being able to look counts as lost."""
+        try:
+            await self._until_taken_away()
+        except StoreFailure as failure:
+            log.warning("leadership_unobservable", key=self.key, name=self.name, error=str(failure))
+        else:
+            log.warning("leadership_lost", key=self.key, name=self.name)
+        await self._lease.abandon()
+
+    async def _until_taken_away(self) -> None:
         async with self._etcd.watch(self.key, start_revision=self.revision + 1) as watch:
             async for batch in watch:
                 if batch.snapshot is not None:
@@ -74,8 +81,6 @@ class Leadership:
                 else:
                     gone = any(event.key == self.key and event.value is None for event in batch.events)
                 if gone:
-                    log.warning("leadership_lost", key=self.key, name=self.name)
-                    await self._lease.abandon()
                     return
 
 

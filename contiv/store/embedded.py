@@ -35,18 +35,19 @@ READY_TIMEOUT_S: Final = 15.0
 """etcd 3.5.1 answers after 0.14 s without fsync and 1.1 s with it; a loaded machine takes longer."""
 READY_POLL_S: Final = 0.02
 STOP_TIMEOUT_S: Final = 3.0
-"""After SIGTERM etcd waits for its open watch streams; then SIGKILL, which its write-ahead log is made
-for."""
+"""From SIGTERM to SIGKILL, which etcd's write-ahead log is made for."""
 START_ATTEMPTS_MAX: Final = 3
 """Starts with another port when somebody took the free one in between."""
 SOCKET_PATH_BYTES_MAX: Final = 107
 """unix(7): sun_path holds 108 bytes with its terminating zero."""
 LOG_TAIL_CHARS: Final = 600
+HEARTBEAT_MS: Final = 10
+ELECTION_TIMEOUT_MS: Final = 100
+"""A single member elects itself after this long: ready in 0.1 s instead of 1.0 to 1.6 s with the defaults."""
 DATABASE_QUOTA_BYTES: Final = 512 * 1024 * 1024
 
 _SOCKET_NAME: Final = "client:0"
-"""etcd listens on ``unix://client:0`` as the file ``client:0`` in its working directory; absolute paths it
-refuses."""
+"""``unix://client:0`` is the file ``client:0`` in etcd's working directory; it refuses absolute paths."""
 _PEER_URL: Final = "unix://peer:0"
 _LAUNCHER: Final = (
     "import ctypes, os, signal, sys\n"
@@ -61,8 +62,7 @@ class EmbeddedEtcdError(StoreError):
 
 
 class ServerTls(msgspec.Struct, frozen=True):
-    """Files for the loopback endpoint: certificate and key; with ``client_ca`` client certificates are
-    demanded."""
+    """Files for the loopback endpoint. With ``client_ca`` clients must show a certificate of its."""
 
     cert: Path
     key: Path
@@ -246,6 +246,8 @@ class EmbeddedEtcd:
             "--initial-cluster": f"embedded={_PEER_URL}",
             "--listen-client-urls": f"{self.endpoint},unix://{_SOCKET_NAME}",
             "--advertise-client-urls": self.endpoint,
+            "--heartbeat-interval": str(HEARTBEAT_MS),
+            "--election-timeout": str(ELECTION_TIMEOUT_MS),
             "--quota-backend-bytes": str(DATABASE_QUOTA_BYTES),
             "--logger": "zap",
         }
@@ -264,8 +266,7 @@ class EmbeddedEtcd:
                 while not await _healthy(self.socket_path):
                     if self._process.returncode is not None:
                         raise EmbeddedEtcdError(
-                            f"etcd in {self.directory} ended with code {self._process.returncode}:"
-                            f" {self._log_tail()}"
+                            f"etcd in {self.directory} ended with code {self._process.returncode}: {self._log_tail()}"
                         )
                     await asyncio.sleep(READY_POLL_S)
         except TimeoutError:

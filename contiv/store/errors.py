@@ -32,15 +32,17 @@ _UNSENT: Final = ("failed to connect to all addresses", "connections to all back
 _NOT_APPLIED: Final = ("etcdserver: no leader", "etcdserver: too many requests", "etcdserver: not capable")
 """etcd's words for "refused before it was proposed to raft"."""
 
-_TOKEN_EXPIRED: Final = ("etcdserver: invalid auth token", "etcdserver: revision of auth store is old")
+_TOKEN_EXPIRED: Final = (
+    "etcdserver: invalid auth token",
+    "etcdserver: revision of auth store is old",
+    "etcdserver: user name is empty",  # authentication was enabled after we connected
+)
 
 
 class StoreFailure(StoreError):
     """A failed operation. Fields: ``operation``, ``key``, ``endpoint``, ``detail``, ``remedy``."""
 
-    def __init__(
-        self, operation: str, *, key: str = "", endpoint: str = "", detail: str, remedy: str
-    ) -> None:
+    def __init__(self, operation: str, *, key: str = "", endpoint: str = "", detail: str, remedy: str) -> None:
         what = f"etcd {operation}" + (f" {key!r}" if key else "")
         at = f" at {endpoint}" if endpoint else ""
         super().__init__(f"{what}{at}: {detail[:DETAIL_CHARS_MAX]}; {remedy}")
@@ -52,8 +54,7 @@ class StoreFailure(StoreError):
 
 
 class StoreUnavailable(StoreFailure):
-    """No endpoint answered in time. ``uncertain``: a write may or may not have been applied, read to find
-    out."""
+    """No endpoint answered in time. ``uncertain``: a write may have been applied, read to find out."""
 
     uncertain: bool = False
     timed_out: bool = False
@@ -97,9 +98,7 @@ async def stream_end(stream: Any, operation: str, *, key: str, endpoint: str) ->
     return from_status(await stream.code(), await stream.details(), operation, key=key, endpoint=endpoint)
 
 
-def from_status(
-    code: grpc.StatusCode, detail: str | None, operation: str, *, key: str, endpoint: str
-) -> StoreFailure:
+def from_status(code: grpc.StatusCode, detail: str | None, operation: str, *, key: str, endpoint: str) -> StoreFailure:
     """The ``StoreFailure`` that a gRPC status means; a status that is not known becomes ``StoreRefused``."""
     detail = detail or "no detail"
     kind, remedy = _classify(code, detail)
@@ -135,7 +134,6 @@ _BY_WORDS: Final[tuple[tuple[str, type[StoreFailure], str], ...]] = (
     ("requested lease not found", LeaseLost, "grant a new lease and write its keys again"),
     *((words, StoreUnavailable, _QUORUM) for words in _NOT_APPLIED),
     *((words, StoreDenied, "authenticate again") for words in _TOKEN_EXPIRED),
-    ("user name is empty", StoreDenied, "etcd wants a user: configure user and password"),
     ("authentication failed", StoreDenied, _CREDENTIALS),
     ("database space exceeded", StoreRefused, "compact and defragment etcd, then disarm its NOSPACE alarm"),
 )

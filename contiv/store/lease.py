@@ -43,8 +43,7 @@ class Lease:
 
     @classmethod
     async def grant(cls, transport: Transport, ttl_s: int, *, timeout_s: float | None = None) -> Self:
-        """Ask etcd for a lease. A grant whose answer was lost leaves one that nobody renews: it expires
-        alone."""
+        """Ask etcd for a lease. When the answer is lost, nobody renews what was granted: it expires alone."""
         if not TTL_MIN_S <= ttl_s <= TTL_MAX_S:
             raise StoreRefused(
                 "lease grant",
@@ -75,8 +74,7 @@ class Lease:
         self._end_callbacks.append(callback)
 
     async def revoke(self, *, timeout_s: float | None = None) -> None:
-        """Give it back: its keys are deleted at once. Idempotent; StoreFailure when etcd cannot be
-        reached."""
+        """Give it back: its keys are deleted at once. Idempotent. StoreUnavailable: it expires alone."""
         await self.abandon()
         with contextlib.suppress(LeaseLost):
             await self._transport.call(
@@ -117,7 +115,7 @@ class Lease:
 
     async def _renew_over_one_stream(self, loop: asyncio.AbstractEventLoop, expiry: asyncio.Timeout) -> None:
         """Renew until etcd says that the lease is gone (returns) or the stream breaks (StoreFailure)."""
-        connection = await self._transport.connection("lease renewal")
+        connection = await self._transport.authenticated("lease renewal", key=f"{self.id:x}")
         token = self._transport.token
         stream: Any = connection.lease.LeaseKeepAlive(metadata=self._transport.metadata())
         try:
@@ -136,6 +134,4 @@ class Lease:
             pass  # the stream has ended; its status says why
         finally:
             stream.cancel()
-        await self._transport.stream_failed(
-            connection, stream, "lease renewal", key=f"{self.id:x}", token=token
-        )
+        await self._transport.stream_failed(connection, stream, "lease renewal", key=f"{self.id:x}", token=token)

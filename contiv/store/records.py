@@ -36,8 +36,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
-    """One event of a watch. ``value`` None: deleted. ``previous``: the value before, when the watch asked for
-    it."""
+    """One event of a watch. ``value`` None: deleted. ``previous``: the value before, when asked for."""
 
     key: str
     value: bytes | None
@@ -148,8 +147,7 @@ def decode_key(raw: bytes) -> str:
 
 
 def prefix_range(prefix: str) -> tuple[bytes, bytes]:
-    """``key`` and ``range_end`` of everything that starts with ``prefix``; the empty prefix means all
-    keys."""
+    """``key`` and ``range_end`` of everything that starts with ``prefix``; all keys when it is empty."""
     key = encode_key(prefix)
     stem = key.rstrip(b"\xff")
     if not stem:

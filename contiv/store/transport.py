@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 
 ATTEMPTS_MAX: Final = 20
 """Of one call. The call's timeout normally ends it first."""
+TOKEN_RENEWALS_MAX: Final = 2
+"""Of one call."""
 BACKOFF_MIN_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -165,8 +167,7 @@ class Transport:
             await connection.channel.close(CLOSE_GRACE_S)
 
     def on_connection(self, callback: ConnectionCallback) -> None:
-        """Call ``callback(connected)`` at each change; a coroutine function is awaited, and delays the
-        next."""
+        """Call ``callback(connected)`` at each change; an awaitable that it returns is awaited."""
         self._callbacks.append(callback)
 
     async def call(
@@ -185,6 +186,7 @@ class Transport:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self.timeout_s if timeout_s is None else timeout_s)
+        renewals = 0
         for attempt in range(1, ATTEMPTS_MAX + 1):
             connection = await self.connection(operation, key=key, deadline=deadline)
             attempt_s = max(deadline - loop.time(), 0.001)
@@ -192,26 +194,33 @@ class Transport:
                 attempt_s /= 2  # an endpoint that hangs must leave time for the next one
             token = self._token
             try:
+                if self._auth is not None and token is None:
+                    await self.renew_token(None)
                 return await self._send(method(connection), request, attempt_s)
             except grpc.aio.AioRpcError as error:
-                failure = translate(error, operation, key=key, endpoint=connection.endpoint)
+                failure: StoreFailure = translate(error, operation, key=key, endpoint=connection.endpoint)
                 failure.__cause__ = error
-            if isinstance(failure, StoreDenied) and failure.token_expired and attempt < ATTEMPTS_MAX:
+            except StoreUnavailable as unavailable:  # while authenticating, or the client is closed
+                failure = unavailable
+            if isinstance(failure, StoreDenied) and failure.token_expired and renewals < TOKEN_RENEWALS_MAX:
+                renewals += 1
                 await self.renew_token(token)
                 continue
             if not isinstance(failure, StoreUnavailable):
                 raise failure
             self.abandon(connection)
             pause = backoff_s(attempt)
-            if not repeat.allows(failure) or attempt == ATTEMPTS_MAX or loop.time() + pause >= deadline:
+            again = repeat.allows(failure) and attempt < ATTEMPTS_MAX and not self.closed
+            if not again or loop.time() + pause >= deadline:
                 raise failure
             self.repeats += 1
             await asyncio.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+        raise StoreUnavailable(
+            operation, key=key, endpoint=self.endpoint, detail="too many attempts", remedy=REACH_REMEDY
+        )
 
     async def connection(self, operation: str, *, key: str = "", deadline: float | None = None) -> Connection:
-        """The connected endpoint, with a token; waits for one until ``deadline`` (loop time; None: for
-        ever)."""
+        """The connected endpoint; waits until ``deadline`` (loop time; None: without limit)."""
         if self.closed:
             raise self._closed_failure(operation, key)
         try:
@@ -219,9 +228,14 @@ class Transport:
                 await self._ready.wait()
         except TimeoutError:
             raise await self._diagnose(operation, key) from None
+        return self._current
+
+    async def authenticated(self, operation: str, *, key: str = "", deadline: float | None = None) -> Connection:
+        """As ``connection``, with a token when there is a user. For streams; ``call`` sees to it itself."""
+        connection = await self.connection(operation, key=key, deadline=deadline)
         if self._auth is not None and self._token is None:
             await self.renew_token(None)
-        return self._current
+        return connection
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """gRPC metadata of a call: the token, when there is a user."""
@@ -235,7 +249,6 @@ class Transport:
     def abandon(self, connection: Connection) -> None:
         """This endpoint answered badly: try the next one, where there is one."""
         if connection is self._current and len(self._connections) > 1:
-            self._ready.clear()
             self._abandoned.set()
 
     async def stream_failed(
@@ -270,14 +283,11 @@ class Transport:
                     log.warning("etcd_auth_disabled", endpoint=connection.endpoint, user=self._auth.user)
                     self._token = ""
                     return
-                raise translate(
-                    error, "authenticate", key=self._auth.user, endpoint=connection.endpoint
-                ) from error
+                raise translate(error, "authenticate", key=self._auth.user, endpoint=connection.endpoint) from error
             self._token = reply.token
 
     async def _send(self, method: Any, request: Any, timeout_s: float, *, token: bool = True) -> Any:
-        """One attempt. A channel closed under the call looks like a cancellation in grpc.aio: tell them
-        apart."""
+        """One attempt. A channel closed under it raises CancelledError in grpc.aio: tell the two apart."""
         try:
             return await method(request, timeout=timeout_s, metadata=self.metadata() if token else ())
         except asyncio.CancelledError:
@@ -357,14 +367,16 @@ class Transport:
             self._ready.clear()
         log.info("etcd_connection", endpoint=self.endpoint, connected=connected)
         for callback in self._callbacks:
-            result = callback(connected)
-            if result is not None:
-                await result
+            try:
+                result = callback(connected)
+                if result is not None:
+                    await result
+            except Exception:  # a listener's defect must not end the connection
+                log.exception("etcd_connection_callback_failed", connected=connected)
 
 
 def backoff_s(attempt: int) -> float:
-    """Pause after the n-th failure (from 1): doubling from BACKOFF_MIN_S to BACKOFF_MAX_S, the upper half
-    random."""
+    """Pause after the n-th failure (from 1): doubles up to BACKOFF_MAX_S, its upper half random."""
     ceiling = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(attempt - 1, 16))
     return ceiling * random.uniform(0.5, 1.0)
 
@@ -374,9 +386,7 @@ def _open_channel(endpoint: str, tls: TlsConfig | None) -> grpc.aio.Channel:
     remedy = "write http://host:port, https://host:port or unix:///path"
     if parts.scheme == "unix":
         if not parts.path.startswith("/") or parts.netloc:
-            raise ConfigError(
-                "etcd.endpoints", endpoint, "a unix endpoint needs an absolute path", remedy=remedy
-            )
+            raise ConfigError("etcd.endpoints", endpoint, "a unix endpoint needs an absolute path", remedy=remedy)
         return grpc.aio.insecure_channel(f"unix:{parts.path}", options=_CHANNEL_OPTIONS)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
         raise ConfigError("etcd.endpoints", endpoint, "is no URL of an etcd", remedy=remedy)
@@ -397,6 +407,4 @@ def _read(path: Path | None, field: str) -> bytes | None:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise ConfigError(
-            field, str(path), f"cannot be read ({error.strerror})", remedy="give a PEM file"
-        ) from error
+        raise ConfigError(field, str(path), f"cannot be read ({error.strerror})", remedy="give a PEM file") from error

@@ -21,7 +21,6 @@ only progress notifications that etcd sends by itself are in order with events, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -80,7 +79,8 @@ class _Buffer:
         self.snapshot: Snapshot | None = None
         self.changes: deque[Change] = deque()
         self.size = 0
-        self.failure: StoreFailure | None = None
+        self.ended = False
+        self.failure: BaseException | None = None
         self._filled = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -111,25 +111,26 @@ class _Buffer:
         self._drained.set()
         self._filled.set()
 
-    def fail(self, failure: StoreFailure) -> None:
+    def end(self, failure: BaseException | None) -> None:
         """The reader has ended; the consumer learns it after what has gathered."""
+        self.ended = True
         self.failure = failure
         self._filled.set()
 
-    def take(self) -> WatchBatch:
-        """The next batch; call after ``content``. Raises the reader's failure when nothing is left before
-        it."""
+    def take(self) -> WatchBatch | None:
+        """The next batch; call after ``content``. At the end raises the reader's failure, or None."""
         if self.snapshot is not None:
             batch = WatchBatch(self.snapshot.revision, resync=True, snapshot=self.snapshot)
             self.snapshot = None
         elif self.changes:
             batch = self._take_changes()
-        else:
-            assert self.failure is not None
+        elif self.failure is not None:
             raise self.failure
+        else:
+            return None
         if len(self.changes) < BUFFER_EVENTS_MAX and self.size < BUFFER_BYTES_MAX:
             self._drained.set()
-        if not self.changes and self.snapshot is None and self.failure is None:
+        if not self.changes and not self.ended:
             self._filled.clear()
         return batch
 
@@ -150,7 +151,7 @@ class Watch:
 
     ``revision`` is the last one that the watch has followed; a new watch may start after it once the consumer
     has seen all batches. ``resyncs`` and ``reconnects`` count. Raises ``StoreDenied`` when the user may not
-    read the prefix, and ``StoreUnavailable`` when the client is closed; everything else it rides out.
+    read the prefix; rides out everything else, and ends when it or the client is closed. One consumer.
     """
 
     def __init__(
@@ -163,9 +164,7 @@ class Watch:
         previous: bool = False,
     ) -> None:
         if start_revision < 1:
-            raise ValueError(
-                f"watch {prefix!r}: start revision {start_revision}; take a snapshot's revision + 1"
-            )
+            raise ValueError(f"watch {prefix!r}: start revision {start_revision}; take a snapshot's revision + 1")
         self.prefix = prefix
         self.resyncs = 0
         self.reconnects = 0
@@ -209,7 +208,10 @@ class Watch:
         try:
             while True:
                 await self._buffer.content()
-                yield self._buffer.take()
+                batch = self._buffer.take()
+                if batch is None:
+                    return
+                yield batch
         finally:
             if entered_here:
                 await self.close()
@@ -220,8 +222,7 @@ class Watch:
         if task is None:
             return
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait((task,))
         for callback in self._end_callbacks:
             callback(self)
 
@@ -229,8 +230,12 @@ class Watch:
         if self._task is not None:
             return
         self._task = asyncio.create_task(self._read(), name=f"etcd-watch-{self.prefix}")
+        self._task.add_done_callback(self._ended)
         for callback in self._open_callbacks:
             callback(self)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._buffer.end(None if task.cancelled() else task.exception())
 
     async def _read(self) -> None:
         """The reader: one stream after the other, for ever."""
@@ -239,18 +244,14 @@ class Watch:
             followed = self._next_revision
             try:
                 await self._follow_one_stream()
-            except StoreDenied as denied:
+            except StoreDenied:
                 self._denied += 1
                 if self._denied >= DENIED_MAX:
-                    self._buffer.fail(denied)
-                    return
+                    raise
             except StoreFailure as failure:
                 if self._transport.closed:
-                    self._buffer.fail(failure)
-                    return
-                log.info(
-                    "etcd_watch_interrupted", prefix=self.prefix, revision=self.revision, error=str(failure)
-                )
+                    raise
+                log.info("etcd_watch_interrupted", prefix=self.prefix, revision=self.revision, error=str(failure))
             else:
                 continue  # resynced: open the next stream at once
             failures = 1 if self._next_revision > followed else failures + 1
@@ -260,7 +261,7 @@ class Watch:
     async def _follow_one_stream(self) -> None:
         """Follow until the stream breaks (StoreFailure) or a resync makes a new one necessary (returns)."""
         transport = self._transport
-        connection = await transport.connection("watch", key=self.prefix)
+        connection = await transport.authenticated("watch", key=self.prefix)
         if not await self._history_holds():
             await self._resync("etcd lost data")
             return
@@ -317,9 +318,7 @@ class Watch:
             self._progress(response.header.revision)
             return
         arrived = self._partial
-        arrived.extend(
-            c for c in map(change_from_wire, response.events) if c.mod_revision >= self._next_revision
-        )
+        arrived.extend(c for c in map(change_from_wire, response.events) if c.mod_revision >= self._next_revision)
         whole = arrived
         self._partial = []
         if _is_fragment(response) and arrived:  # the last revision may go on in the next fragment
@@ -345,9 +344,7 @@ class Watch:
             await self._resync(f"compacted up to {response.compact_revision}")
             return
         reason = response.cancel_reason or "no reason given"
-        if (
-            "permission denied" in reason or "invalid auth token" in reason
-        ):  # an old token looks like the first
+        if "permission denied" in reason or "invalid auth token" in reason:  # an old token looks like the first
             if token:
                 await self._transport.renew_token(token)
             raise StoreDenied(
@@ -369,9 +366,7 @@ class Watch:
         self._next_revision = snapshot.revision + 1
         newest = max(snapshot.records.values(), key=lambda record: record.mod_revision, default=None)
         self._witness = (
-            _Witness(newest.key, newest.mod_revision, zlib.crc32(newest.value))
-            if newest is not None
-            else None
+            _Witness(newest.key, newest.mod_revision, zlib.crc32(newest.value)) if newest is not None else None
         )
         self._buffer.replace(snapshot)
 
