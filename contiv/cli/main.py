@@ -108,18 +108,25 @@ def demo_command(**options: Any) -> None:
     sys.exit(demo(**options))
 
 
-@contiv.group()
+class _Lazy(click.Group):
+    """Subcommands whose modules are imported only when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, the lazy one included."""
+        return sorted([*super().list_commands(ctx), "kube"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name."""
+        if cmd_name == "kube":
+            from contiv.emulator.kube.__main__ import command
+
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+@contiv.group(cls=_Lazy)
 def emulate() -> None:
     """Stand-ins for machines without VPP or Kubernetes."""
-
-
-@emulate.command("kube", context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def emulate_kube(arguments: tuple[str, ...]) -> None:
-    """An API server that kubectl and KSR take for real (--help for its options)."""
-    from contiv.emulator.kube.__main__ import main as serve
-
-    sys.exit(serve(list(arguments)))
 
 
 @emulate.command("vpp", context_settings={"ignore_unknown_options": True, "help_option_names": []})
