@@ -134,9 +134,7 @@ def parse(text: str) -> Config:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            "configuration file", "", f"not YAML: {error}", remedy="correct the syntax"
-        ) from error
+        raise ConfigError("configuration file", "", f"not YAML: {error}", remedy="correct the syntax") from error
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):

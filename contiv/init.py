@@ -1,4 +1,4 @@
-"""``contiv init``: the first process of a vswitch. Decides on the data plane, starts it, then the agent; restarts either.
+"""``contiv init``: the first process of a vswitch. Starts the data plane, then the agent; restarts either.
 
 In comes the checked configuration; out go two children in this node's namespace: VPP (or its emulator) with a
 generated startup.conf, and ``contiv agent``. A data plane that already answers on its socket is attached to, not
@@ -113,9 +113,7 @@ class _Child:
             assert self._process is not None
             code = await self._process.wait()
             lived_s = time.monotonic() - self._started_at
-            self._backoff_s = (
-                BACKOFF_FIRST_S if lived_s > STABLE_S else min(self._backoff_s * 2, BACKOFF_MAX_S)
-            )
+            self._backoff_s = BACKOFF_FIRST_S if lived_s > STABLE_S else min(self._backoff_s * 2, BACKOFF_MAX_S)
             log.error("ended", process=self.name, code=code, lived_s=round(lived_s, 1), log=str(self._log))
             await asyncio.sleep(self._backoff_s)
             try:

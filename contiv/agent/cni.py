@@ -50,17 +50,13 @@ class Handler:
         """Detach a pod; the unknown is no error."""
         self._refuse_unready(cni.TRY_AGAIN_LATER)
         gone = not (request.netns and netns.exists(request.netns))
-        await self._ask(
-            DeletePod(container_id=request.container_id, if_name=request.ifname, netns_gone=gone)
-        )
+        await self._ask(DeletePod(container_id=request.container_id, if_name=request.ifname, netns_gone=gone))
 
     async def check(self, request: cni.CheckRequest, /) -> None:
         """Compare what ADD answered with what the agent holds."""
         attachment = self._state.attachments.get(owner_of(request.container_id, request.ifname))
         if attachment is None:
-            raise CniError(
-                cni.UNKNOWN_CONTAINER, "container is not attached", details="add it before checking it"
-            )
+            raise CniError(cni.UNKNOWN_CONTAINER, "container is not attached", details="add it before checking it")
         expected = self._result(attachment)
         answered = {address.address.address for address in request.previous.ips}
         missing = [str(a.address) for a in expected.ips if a.address.address not in answered]
@@ -87,9 +83,7 @@ class Handler:
                 continue
             try:
                 gone = not netns.exists(attachment.netns)
-                await self._ask(
-                    DeletePod(container_id=name.container_id, if_name=name.ifname, netns_gone=gone)
-                )
+                await self._ask(DeletePod(container_id=name.container_id, if_name=name.ifname, netns_gone=gone))
             except CniError as error:
                 failures.append(f"{name.container_id}/{name.ifname}: {error}")
         if failures:

@@ -26,7 +26,7 @@ from contiv.agent.rest import Views
 from contiv.agent.status import publish
 from contiv.cni import server as cni_server
 from contiv.config import Config, EtcdConfig
-from contiv.controller import Controller, FullResync
+from contiv.controller import Controller, Event, FullResync
 from contiv.controller.cluster import ClusterState
 from contiv.errors import ConfigError
 from contiv.linux import links
@@ -135,10 +135,8 @@ class _Agent:
         self.network = NetworkState(subnets, me, uplink, options)
         self.interfaces = Interfaces()
         self.source = FibSource(vpp)
-        self.scheduler = Scheduler(
-            [*descriptors(vpp, self.interfaces, self.source), *linux_descriptors(workers)]
-        )
-        handler = NetworkHandler(self.network, persistence, lambda event: self.controller.push(event))
+        self.scheduler = Scheduler([*descriptors(vpp, self.interfaces, self.source), *linux_descriptors(workers)])
+        handler = NetworkHandler(self.network, persistence, self._push)
         self.metrics = AgentMetrics(self.registry)
         self.controller: Controller[ClusterState] = Controller(
             self.scheduler, [handler], state=ClusterState(), metrics=self.metrics
@@ -146,14 +144,16 @@ class _Agent:
         self.health.add_liveness("controller", self.controller.problem)
         self.health.add_readiness("first resync", self._unready)
 
+    def _push(self, event: Event) -> None:
+        """For the handler, which exists before the controller does."""
+        self.controller.push(event)
+
     async def adopt_prepared(self) -> None:
         """Keep as many interfaces ahead as VPP holds already, so that a restart of the agent changes none."""
         if self.network.options.tap:
             return
         slot = re.compile(rf"{OWNER}{POD_NAME_PREFIX}(\d+)")
-        details = await self.vpp.dump(
-            "sw_interface", sw_if_index=NO_INDEX, name_filter_valid=False, name_filter=""
-        )
+        details = await self.vpp.dump("sw_interface", sw_if_index=NO_INDEX, name_filter_valid=False, name_filter="")
         numbers = [int(match[1]) for entry in details if (match := slot.fullmatch(entry.tag))]
         self.network.slots.grow(max(numbers, default=-1) + 1)
 
@@ -267,5 +267,3 @@ async def _uplink(config: Config, node: str, me: NodeClaim, workers: Workers) ->
 def _find_link(name: str) -> links.Link | None:
     with Conversation() as conversation:
         return links.find(conversation, name)
-
-

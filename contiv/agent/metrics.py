@@ -26,7 +26,10 @@ class AgentMetrics:
         )
         self._batches = Counter("contiv_transactions_total", "Transactions", ["result"], registry=registry)
         self._keys = Histogram(
-            "contiv_transaction_keys", "Keys of a transaction", buckets=(1, 5, 10, 50, 100, 500, 5000), registry=registry
+            "contiv_transaction_keys",
+            "Keys of a transaction",
+            buckets=(1, 5, 10, 50, 100, 500, 5000),
+            registry=registry,
         )
         self._cni = Histogram(
             "contiv_cni_call_seconds", "CNI calls", ["command", "code"], buckets=LATENCY_BUCKETS_S, registry=registry

@@ -9,8 +9,8 @@ import msgspec
 from aiohttp import web
 
 from contiv.controller import Controller
-from contiv.controller.event import DownstreamResync, Event
 from contiv.controller.cluster import ClusterState
+from contiv.controller.event import DownstreamResync, Event
 from contiv.model.ip import encode_hook
 from contiv.model.node import NodeStatus
 from contiv.network.state import NetworkState
@@ -99,7 +99,8 @@ class Views:
         """What a resync would do now: key, verb and why; empty when VPP and Linux are as desired."""
         plan = await self._controller.scheduler.inspect()
         operations = [{"verb": each.verb, "key": each.key} for each in plan.operations]
-        return _json({"operations": operations, "pending": {key: [str(n) for n in needs] for key, needs in plan.pending.items()}})
+        pending = {key: [str(need) for need in needs] for key, needs in plan.pending.items()}
+        return _json({"operations": operations, "pending": pending})
 
     async def resync(self, _: web.Request) -> web.Response:
         """Compare VPP and Linux with what is desired, and mend the difference."""

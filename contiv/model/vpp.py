@@ -245,7 +245,7 @@ def entry(value: Value) -> tuple[str, Value]:
     return key_of(value), value
 
 
-def key_of(value: Value) -> str:  # noqa: PLR0911 - one line a kind reads better than a table of lambdas
+def key_of(value: Value) -> str:
     """The key that ``value`` stands under."""
     match value:
         case AfPacket() | Tap() | Loopback() | VxlanTunnel():

@@ -51,9 +51,7 @@ class NetworkHandler(EventHandler[ClusterState]):
 
     name = "network"
 
-    def __init__(
-        self, state: NetworkState, persistence: Persistence, push: Callable[[Event], None]
-    ) -> None:
+    def __init__(self, state: NetworkState, persistence: Persistence, push: Callable[[Event], None]) -> None:
         self.state = state
         self._persistence = persistence
         self._push = push
@@ -107,9 +105,7 @@ class NetworkHandler(EventHandler[ClusterState]):
                     self._fresh.add(event.request.owner)
                     self._save(attachment)
             case DeletePod():
-                gone, changes = self.state.delete_pod(
-                    event.container_id, event.if_name, netns_gone=event.netns_gone
-                )
+                gone, changes = self.state.delete_pod(event.container_id, event.if_name, netns_gone=event.netns_gone)
                 if gone is not None:
                     self._forget(gone)
                     self._prepare = self._prepare or event.netns_gone

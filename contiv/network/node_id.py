@@ -85,9 +85,7 @@ async def claim_node_id(
 async def release_node_id(etcd: Etcd, claim: NodeClaim) -> bool:
     """Give up ``claim`` if it still stands as it was read; whether this call removed it."""
     key = keys.node_id(claim.id)
-    result = await etcd.txn(
-        compare=[Compare.value(key, msgspec.json.encode(claim))], success=[Delete(key)]
-    )
+    result = await etcd.txn(compare=[Compare.value(key, msgspec.json.encode(claim))], success=[Delete(key)])
     if result.succeeded:
         log.info("node ID released", node=claim.name, id=claim.id)
     return result.succeeded

@@ -41,9 +41,7 @@ class Uplink(msgspec.Struct, frozen=True, kw_only=True):
 Desired = dict[str, object]
 
 
-def render(
-    subnets: ClusterSubnets, node: NodeAddresses, uplink: Uplink | None, *, tap: bool, mtu: int
-) -> Desired:
+def render(subnets: ClusterSubnets, node: NodeAddresses, uplink: Uplink | None, *, tap: bool, mtu: int) -> Desired:
     """Everything of the node itself. ``tap`` says whether VPP makes the host's interface or a veth pair does."""
     desired = _pod_gateway(node)
     desired |= _host_interconnect(subnets, node, tap=tap, mtu=mtu)
@@ -56,18 +54,14 @@ def _pod_gateway(node: NodeAddresses) -> Desired:
     return dict(
         vpp.entry(value)
         for value in (
-            vpp.Loopback(
-                name=POD_GATEWAY, instance=POD_GATEWAY_INSTANCE, mac=node_mac(GATEWAY_MAC, node.node_id)
-            ),
+            vpp.Loopback(name=POD_GATEWAY, instance=POD_GATEWAY_INSTANCE, mac=node_mac(GATEWAY_MAC, node.node_id)),
             vpp.InterfaceAddress(interface=POD_GATEWAY, address=node.pod_gateway.host_network),
             vpp.AdminUp(interface=POD_GATEWAY),
         )
     )
 
 
-def _host_interconnect(
-    subnets: ClusterSubnets, node: NodeAddresses, *, tap: bool, mtu: int
-) -> Desired:
+def _host_interconnect(subnets: ClusterSubnets, node: NodeAddresses, *, tap: bool, mtu: int) -> Desired:
     vpp_mac = node_mac(HOST_VPP_MAC, node.node_id)
     linux_mac = node_mac(HOST_LINUX_MAC, node.node_id)
     values: list[vpp.Value] = [
@@ -77,16 +71,12 @@ def _host_interconnect(
     ]
     desired: Desired = {}
     if tap:
-        values.append(
-            vpp.Tap(name=HOST_VPP, host_if=HOST_LINUX, netns="", mac=vpp_mac, host_mac=linux_mac, mtu=mtu)
-        )
+        values.append(vpp.Tap(name=HOST_VPP, host_if=HOST_LINUX, netns="", mac=vpp_mac, host_mac=linux_mac, mtu=mtu))
         link_key = vpp.interface_key(HOST_VPP)
     else:
         link_key = linux.veth_key(HOST_VPP)
         desired |= veth(HOST_VPP, peer=HOST_LINUX, peer_netns="", peer_mac=linux_mac, mtu=mtu)
-        values.append(
-            vpp.AfPacket(name=HOST_VPP, host_if=HOST_VPP, mac=vpp_mac, mtu=mtu, requires=(link_key,))
-        )
+        values.append(vpp.AfPacket(name=HOST_VPP, host_if=HOST_VPP, mac=vpp_mac, mtu=mtu, requires=(link_key,)))
     desired |= dict(vpp.entry(value) for value in values)
     gateway = node.host_vpp.address
     host_side = linux.Interface(
@@ -117,9 +107,7 @@ def _uplink(uplink: Uplink) -> Desired:
     if uplink.gateway is not None:
         values.append(vpp.Route(vrf=0, destination=DEFAULT_ROUTE, gateway=uplink.gateway, interface=UPLINK))
     desired: Desired = dict(vpp.entry(value) for value in values)
-    desired[linux.interface_key(UPLINK)] = link_up(
-        UPLINK, uplink.host_if, requires=(vpp.interface_key(UPLINK),)
-    )
+    desired[linux.interface_key(UPLINK)] = link_up(UPLINK, uplink.host_if, requires=(vpp.interface_key(UPLINK),))
     return desired
 
 
@@ -130,9 +118,7 @@ def veth(name: str, *, peer: str, peer_netns: str, peer_mac: str, mtu: int) -> D
     created, so the pair comes up last.
     """
     return {
-        linux.veth_key(name): linux.Veth(
-            name=name, peer=peer, peer_netns=peer_netns, peer_mac=peer_mac, mtu=mtu
-        ),
+        linux.veth_key(name): linux.Veth(name=name, peer=peer, peer_netns=peer_netns, peer_mac=peer_mac, mtu=mtu),
         linux.interface_key(f"{name}-up"): link_up(f"{name}-up", name, requires=(vpp.interface_key(name),)),
     }
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from contiv.model import vpp
-from contiv.network.ipam import ClusterSubnets, NodeAddresses
 from contiv.model.node import NodeClaim
+from contiv.network.ipam import ClusterSubnets, NodeAddresses
 from contiv.network.naming import node_mac
 from contiv.network.render_host import UPLINK, Desired, Uplink
 

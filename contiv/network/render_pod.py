@@ -13,8 +13,8 @@ import msgspec
 
 from contiv.model import linux, vpp
 from contiv.model.ip import Network
-from contiv.network.ipam import NodeAddresses
 from contiv.model.node import Attachment
+from contiv.network.ipam import NodeAddresses
 from contiv.network.naming import pod_macs
 from contiv.network.render_host import POD_GATEWAY, Desired, link_up
 
@@ -40,9 +40,7 @@ def render_slot(name: str, node: NodeAddresses, *, mtu: int) -> Desired:
     """A veth pair and VPP's hold on it, the other end at home and down."""
     pod_mac, vpp_mac = pod_macs(node.node_id, name)
     veth = linux.Veth(name=name, peer=f"{name}p", peer_mac=pod_mac, mtu=mtu)
-    interface = vpp.AfPacket(
-        name=name, host_if=name, mac=vpp_mac, mtu=mtu, requires=(linux.veth_key(name),)
-    )
+    interface = vpp.AfPacket(name=name, host_if=name, mac=vpp_mac, mtu=mtu, requires=(linux.veth_key(name),))
     return {linux.veth_key(name): veth, vpp.interface_key(name): interface}
 
 

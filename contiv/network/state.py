@@ -13,9 +13,9 @@ import msgspec
 
 from contiv.errors import CniError, NetworkError
 from contiv.model.ip import Address
+from contiv.model.node import Attachment, NodeClaim
 from contiv.network import render_host, render_node, render_pod
 from contiv.network.ipam import ClusterSubnets, PodPool
-from contiv.model.node import Attachment, NodeClaim
 from contiv.network.naming import pod_macs, tap_name
 from contiv.network.render_host import Desired, Uplink
 from contiv.network.slots import InterfaceSlots
@@ -73,9 +73,7 @@ class NetworkState:
         self.pool = PodPool(self.node.pod_subnet)
         self.slots = InterfaceSlots(0 if options.tap else options.prepared_target)
 
-    def replace(
-        self, claims: Iterable[NodeClaim], attachments: Iterable[Attachment]
-    ) -> dict[str, NetworkError]:
+    def replace(self, claims: Iterable[NodeClaim], attachments: Iterable[Attachment]) -> dict[str, NetworkError]:
         """Take the cluster as it is instead of what was known; attachments that cannot be are refused by owner."""
         self.others = {claim.id: claim for claim in claims if claim.name != self.me.name}
         self.attachments = {}
@@ -103,9 +101,7 @@ class NetworkState:
     def desired(self) -> Desired:
         """Everything that this node's VPP and Linux should hold for the network."""
         options = self.options
-        desired = render_host.render(
-            self.subnets, self.node, self.uplink, tap=options.tap, mtu=options.mtu
-        )
+        desired = render_host.render(self.subnets, self.node, self.uplink, tap=options.tap, mtu=options.mtu)
         desired |= render_node.render_bvi(self.node, mtu=options.mtu)
         for claim in self.others.values():
             desired |= self._other(claim)
@@ -191,9 +187,7 @@ class NetworkState:
     def _other(self, claim: NodeClaim) -> Desired:
         if self.uplink is None:
             return {}
-        return render_node.render_other(
-            self.subnets, self.node, self.uplink, claim, vni=self.options.vni
-        )
+        return render_node.render_other(self.subnets, self.node, self.uplink, claim, vni=self.options.vni)
 
 
 def _same_or_refuse(known: Attachment, request: PodRequest) -> None:

@@ -32,9 +32,7 @@ def test_an_id_past_the_narrowest_subnet_names_that_subnet() -> None:
 
 
 def test_the_highest_id_of_a_pool_takes_share_zero() -> None:
-    subnets = ClusterSubnets.of(
-        parse("ipamConfig: {podSubnetCIDR: 10.1.0.0/22, vppHostSubnetCIDR: 172.30.0.0/22}")
-    )
+    subnets = ClusterSubnets.of(parse("ipamConfig: {podSubnetCIDR: 10.1.0.0/22, vppHostSubnetCIDR: 172.30.0.0/22}"))
     assert str(subnets.node(4).pod_subnet) == "10.1.0.0/24"
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from contiv.config import parse
 from contiv.errors import CniError
 from contiv.model.ip import Address, Network
-from contiv.network.ipam import ClusterSubnets
 from contiv.model.node import NodeClaim
+from contiv.network.ipam import ClusterSubnets
 from contiv.network.render_host import Uplink
 from contiv.network.state import CNI_CODE_IN_USE, CNI_CODE_NO_ADDRESS, NetworkState, Options, PodRequest
 

@@ -119,9 +119,7 @@ class RouteDescriptor(Descriptor[model.Route, None]):
         return False
 
     async def create(self, key: str, value: model.Route) -> None:
-        await self._api.call(
-            "ip_route_add_del_v2", is_add=True, is_multipath=False, route=await self._route(value)
-        )
+        await self._api.call("ip_route_add_del_v2", is_add=True, is_multipath=False, route=await self._route(value))
 
     async def update(self, key: str, old: model.Route, new: model.Route, metadata: None) -> None:
         await self.create(key, new)  # without is_multipath an addition replaces the paths
@@ -209,9 +207,7 @@ class NeighbourDescriptor(Descriptor[model.Neighbour, None]):
     async def delete(self, key: str, value: model.Neighbour, metadata: None) -> None:
         await remove(self._api, "ip_neighbor_add_del", is_add=False, neighbor=self._neighbour(value))
 
-    async def retrieve(
-        self, wanted: Mapping[str, model.Neighbour]
-    ) -> Iterable[Actual[model.Neighbour, None]]:
+    async def retrieve(self, wanted: Mapping[str, model.Neighbour]) -> Iterable[Actual[model.Neighbour, None]]:
         found = []
         for family in (0, 1):
             for entry in await self._api.dump("ip_neighbor", sw_if_index=NO_INDEX, af=family):

@@ -66,9 +66,7 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
         self._interfaces.put(value.name, index)
         return index
 
-    async def update(
-        self, key: str, old: model.Interface, new: model.Interface, metadata: Metadata
-    ) -> Metadata:
+    async def update(self, key: str, old: model.Interface, new: model.Interface, metadata: Metadata) -> Metadata:
         await self._set_mtu(metadata, new)
         return metadata
 
@@ -76,9 +74,7 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
         await KINDS[type(value)].delete(self._api, value, metadata)
         self._interfaces.drop(value.name)
 
-    async def retrieve(
-        self, wanted: Mapping[str, model.Interface]
-    ) -> Iterable[Actual[model.Interface, Metadata]]:
+    async def retrieve(self, wanted: Mapping[str, model.Interface]) -> Iterable[Actual[model.Interface, Metadata]]:
         async with asyncio.TaskGroup() as group:
             common = group.create_task(
                 self._api.dump("sw_interface", sw_if_index=NO_INDEX, name_filter_valid=False, name_filter="")
@@ -103,9 +99,7 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
             key = model.interface_key(name)
             found[key] = Actual(key=key, value=actual, metadata=index)
         for index, name in adopted:
-            await self._api.call(
-                "sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=OWNER + name
-            )
+            await self._api.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=OWNER + name)
         self._interfaces.replace({actual.value.name: actual.metadata for actual in found.values()})
         return found.values()
 
@@ -121,9 +115,7 @@ def _bare(value: model.Interface, **fixed: Any) -> model.Interface:
     return msgspec.structs.replace(value, requires=(), **fixed)
 
 
-def _complete(
-    bare: model.Interface, details: Any, wanted: Mapping[str, model.Interface]
-) -> model.Interface:
+def _complete(bare: model.Interface, details: Any, wanted: Mapping[str, model.Interface]) -> model.Interface:
     """Add what ``sw_interface_details`` tells of any kind: MAC and MTU."""
     if isinstance(bare, model.VxlanTunnel):
         return bare
@@ -146,5 +138,3 @@ def _fill(actual: model.Interface, name: str, twin: model.Interface | None) -> m
 def _signature(value: model.Interface) -> tuple[object, ...]:
     """What identifies an interface of a kind without its name: two of them cannot exist in one VPP."""
     return (type(value), *KINDS[type(value)].claims(value))
-
-

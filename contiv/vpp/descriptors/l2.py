@@ -29,9 +29,7 @@ class BridgeDomainDescriptor(Descriptor[model.BridgeDomain, None]):
     async def delete(self, key: str, value: model.BridgeDomain, metadata: None) -> None:
         await remove(self._api, "bridge_domain_add_del_v2", is_add=False, **_domain(value))
 
-    async def retrieve(
-        self, wanted: Mapping[str, model.BridgeDomain]
-    ) -> Iterable[Actual[model.BridgeDomain, None]]:
+    async def retrieve(self, wanted: Mapping[str, model.BridgeDomain]) -> Iterable[Actual[model.BridgeDomain, None]]:
         values = [
             model.BridgeDomain(
                 bd_id=entry.bd_id,
@@ -90,9 +88,7 @@ class BridgeMemberDescriptor(Descriptor[model.BridgeMember, None]):
     async def delete(self, key: str, value: model.BridgeMember, metadata: None) -> None:
         await remove(self._api, "sw_interface_set_l2_bridge", enable=False, **self._fields(value))
 
-    async def retrieve(
-        self, wanted: Mapping[str, model.BridgeMember]
-    ) -> Iterable[Actual[model.BridgeMember, None]]:
+    async def retrieve(self, wanted: Mapping[str, model.BridgeMember]) -> Iterable[Actual[model.BridgeMember, None]]:
         found = []
         for domain in await bridge_domains(self._api):
             for member in domain.sw_if_details:
@@ -136,9 +132,7 @@ class L2FibDescriptor(Descriptor[model.L2FibEntry, None]):
     async def delete(self, key: str, value: model.L2FibEntry, metadata: None) -> None:
         await remove(self._api, "l2fib_add_del", is_add=False, **self._fields(value))
 
-    async def retrieve(
-        self, wanted: Mapping[str, model.L2FibEntry]
-    ) -> Iterable[Actual[model.L2FibEntry, None]]:
+    async def retrieve(self, wanted: Mapping[str, model.L2FibEntry]) -> Iterable[Actual[model.L2FibEntry, None]]:
         found = []
         for domain in await bridge_domains(self._api):
             for entry in await self._api.dump("l2_fib_table", bd_id=domain.bd_id):

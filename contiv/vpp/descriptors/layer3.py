@@ -45,16 +45,10 @@ class AdminUpDescriptor(Descriptor[model.AdminUp, None]):
         )
 
     async def delete(self, key: str, value: model.AdminUp, metadata: None) -> None:
-        await remove(
-            self._api, "sw_interface_set_flags", sw_if_index=self._interfaces.index(value.interface), flags=0
-        )
+        await remove(self._api, "sw_interface_set_flags", sw_if_index=self._interfaces.index(value.interface), flags=0)
 
-    async def retrieve(
-        self, wanted: Mapping[str, model.AdminUp]
-    ) -> Iterable[Actual[model.AdminUp, None]]:
-        details = await self._api.dump(
-            "sw_interface", sw_if_index=NO_INDEX, name_filter_valid=False, name_filter=""
-        )
+    async def retrieve(self, wanted: Mapping[str, model.AdminUp]) -> Iterable[Actual[model.AdminUp, None]]:
+        details = await self._api.dump("sw_interface", sw_if_index=NO_INDEX, name_filter_valid=False, name_filter="")
         up = (self._interfaces.name(entry.sw_if_index) for entry in details if int(entry.flags) & ADMIN_UP_FLAG)
         keys = {model.admin_up_key(name): name for name in up if name is not None}
         return [
@@ -137,9 +131,7 @@ class UnnumberedDescriptor(Descriptor[model.Unnumbered, None]):
     async def delete(self, key: str, value: model.Unnumbered, metadata: None) -> None:
         await remove(self._api, "sw_interface_set_unnumbered", is_add=False, **self._fields(value))
 
-    async def retrieve(
-        self, wanted: Mapping[str, model.Unnumbered]
-    ) -> Iterable[Actual[model.Unnumbered, None]]:
+    async def retrieve(self, wanted: Mapping[str, model.Unnumbered]) -> Iterable[Actual[model.Unnumbered, None]]:
         found = []
         for entry in await self._api.dump("ip_unnumbered", sw_if_index=NO_INDEX):
             name = self._interfaces.name(entry.sw_if_index)
@@ -179,15 +171,11 @@ class InterfaceVrfDescriptor(Descriptor[model.InterfaceVrf, None]):
     async def delete(self, key: str, value: model.InterfaceVrf, metadata: None) -> None:
         await self._set(value, 0)
 
-    async def retrieve(
-        self, wanted: Mapping[str, model.InterfaceVrf]
-    ) -> Iterable[Actual[model.InterfaceVrf, None]]:
+    async def retrieve(self, wanted: Mapping[str, model.InterfaceVrf]) -> Iterable[Actual[model.InterfaceVrf, None]]:
         found = []
         for name, index in self._interfaces.items():
             for version in (4, 6):
-                reply = await self._api.call(
-                    "sw_interface_get_table", sw_if_index=index, is_ipv6=version == 6
-                )
+                reply = await self._api.call("sw_interface_get_table", sw_if_index=index, is_ipv6=version == 6)
                 if reply.vrf_id != 0:
                     value = model.InterfaceVrf(interface=name, table_id=reply.vrf_id, version=version)
                     found.append(Actual(key=model.key_of(value), value=value, metadata=None))

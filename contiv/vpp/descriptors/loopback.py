@@ -32,9 +32,7 @@ async def delete(api: Api, value: Loopback, index: int) -> None:
 async def dump(api: Api) -> dict[int, Loopback]:
     """All loopbacks by ``sw_if_index``: they have no dump of their own, their names tell them."""
     found = {}
-    for entry in await api.dump(
-        "sw_interface", sw_if_index=NO_INDEX, name_filter_valid=True, name_filter="loop"
-    ):
+    for entry in await api.dump("sw_interface", sw_if_index=NO_INDEX, name_filter_valid=True, name_filter="loop"):
         match = _NAME.fullmatch(entry.interface_name)
         if match:
             found[entry.sw_if_index] = Loopback(name="", instance=int(match[1]), mac="")
