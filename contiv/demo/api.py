@@ -21,7 +21,8 @@ from contiv.errors import DemoError
 from contiv.kube.access import AccessSource
 from contiv.kube.client import KubeClient
 from contiv.kube.errors import KubeFailure
-from contiv.kube.watching import Changes, ListBegun, ListEnded, observe
+from contiv.kube.observation import Changes, ListBegun, ListEnded
+from contiv.kube.watching import observe
 from contiv.log import get_logger
 
 Object = dict[str, Any]

@@ -8,11 +8,11 @@ left. A process that ends by itself ends the demo with an error that shows its l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from contiv import processes
 from contiv.demo import commands
@@ -36,7 +36,10 @@ Say = Callable[[str], None]
 
 
 class DemoCluster:
-    """An async context manager; inside, all nodes are Ready."""
+    """An async context manager; inside, all nodes are Ready.
+
+    ``config`` has keys of a node's configuration that differ from the demo's.
+    """
 
     def __init__(
         self,
@@ -45,12 +48,14 @@ class DemoCluster:
         dataplane: str = "auto",
         kubeconfig: str | None = None,
         directory: Path | None = None,
+        config: Mapping[str, Any] | None = None,
         say: Say = lambda _: None,
     ) -> None:
         if not 1 <= nodes <= NODES_MAX:
             raise DemoError(f"nodes = {nodes}: out of range; choose a number from 1 to {NODES_MAX}")
         self._count = nodes
         self._dataplane = dataplane
+        self._config = dict(config or {})
         self._given_kubeconfig = kubeconfig
         self._say = say
         self._stack = AsyncExitStack()
@@ -135,7 +140,7 @@ class DemoCluster:
         for number in range(1, self._count + 1):
             node = Node(number, rundir=self.rundir, workers=self.workers)
             self.nodes.append(node)
-            await node.start(wire, etcd=self.etcd, dataplane=self._dataplane)
+            await node.start(wire, etcd=self.etcd, dataplane=self._dataplane, config=self._config)
             self._guard(node.init)
 
     async def _stop_nodes(self) -> None:

@@ -22,6 +22,7 @@ from contiv.demo.sandbox import Sandbox
 from contiv.errors import CniError, ContivError
 from contiv.kube.backoff import Backoff
 from contiv.log import get_logger
+from contiv.processes import ProcessFailed
 
 CONCURRENCY: Final = 50
 STATUS_POLL_S: Final = 0.1
@@ -160,7 +161,7 @@ class Kubelet:
             return
         self.sandboxes[uid] = sandbox
         try:
-            await self._report(pod, sandbox.addresses)
+            await self._start_processes(pod, sandbox)
             await pod.doomed.wait()
             async with self._room:
                 await self._tear_down(pod, sandbox)
@@ -168,6 +169,19 @@ class Kubelet:
             # also when the demo ends: then the pod is not torn down, but its processes must not stay
             await sandbox.end_processes()
             del self.sandboxes[uid]
+
+    async def _start_processes(self, pod: _Pod, sandbox: Sandbox) -> None:
+        """Report the addresses at once, and that the pod is ready when what runs in it is."""
+        if sandbox.containers:
+            await self._report(pod, sandbox.addresses, ready=False)
+        try:
+            await sandbox.start_processes()
+        except ProcessFailed as error:
+            name = pod.thing["metadata"]["name"]
+            self.problems[name] = str(error)
+            log.error("a container did not start", pod=name, node=self._node, error=str(error))
+            return
+        await self._report(pod, sandbox.addresses)
 
     async def _set_up(self, pod: _Pod) -> Sandbox | None:
         """A sandbox that is up; None when the pod was doomed before."""
@@ -205,19 +219,20 @@ class Kubelet:
                 log.warning("tear-down failed, trying again", pod=name, node=self._node, error=str(error))
                 await asyncio.sleep(backoff.next_s())
 
-    async def _report(self, pod: _Pod, addresses: tuple[str, ...]) -> None:
-        """Patch the pod's status: running, with its addresses."""
+    async def _report(self, pod: _Pod, addresses: tuple[str, ...], *, ready: bool = True) -> None:
+        """Patch the pod's status: its addresses, and running when it is ready."""
         status = {
-            "phase": "Running",
+            "phase": "Running" if ready else "Pending",
             "hostIP": self.host_ip,
             "hostIPs": [{"ip": self.host_ip}],
             "podIP": addresses[0],
             "podIPs": [{"ip": address} for address in addresses],
             "startTime": _now(),
             "conditions": [
-                _condition(kind, True) for kind in ("Initialized", "ContainersReady", "Ready", "PodScheduled")
+                *(_condition(kind, True) for kind in ("PodScheduled", "Initialized")),
+                *(_condition(kind, ready) for kind in ("ContainersReady", "Ready")),
             ],
-            "containerStatuses": [_container(container) for container in pod.thing["spec"]["containers"]],
+            "containerStatuses": [_container(each, ready=ready) for each in pod.thing["spec"]["containers"]],
         }
         try:
             await self._api.patch(pod_path(pod.thing, "status"), {"status": status})
@@ -227,16 +242,16 @@ class Kubelet:
             pod.doomed.set()
 
 
-def _container(container: Object) -> Object:
+def _container(container: Object, *, ready: bool) -> Object:
     return {
         "name": container["name"],
         "image": container.get("image", ""),
         "imageID": "",
         "containerID": "",
-        "ready": True,
-        "started": True,
+        "ready": ready,
+        "started": ready,
         "restartCount": 0,
-        "state": {"running": {"startedAt": _now()}},
+        "state": {"running": {"startedAt": _now()}} if ready else {"waiting": {"reason": "ContainerCreating"}},
     }
 
 

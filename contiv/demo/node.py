@@ -8,8 +8,9 @@ interfaces.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -49,18 +50,21 @@ class Node:
         assert self._init is not None, "start the node first"
         return self._init
 
-    async def start(self, wire: Wire, *, etcd: str, dataplane: str) -> None:
-        """Make the namespace, plug it in, start data plane and agent."""
+    async def start(
+        self, wire: Wire, *, etcd: str, dataplane: str, config: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make the namespace, plug it in, start data plane and agent with ``config`` over the demo's defaults."""
         await asyncio.to_thread(netns.create, self._namespace)
         await wire.plug(self.number, self.netns)
         for place in ("vpp", "run", "state"):
             (self.directory / place).mkdir(parents=True)
-        config = self.directory / "contiv.yaml"
+        file = self.directory / "contiv.yaml"
         content = commands.node_config(self.directory, node=self.name, etcd=etcd, dataplane=dataplane)
-        config.write_text(yaml.safe_dump(content, sort_keys=False))
+        content |= config or {}
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
         self._init = await processes.start(
             self.name,
-            commands.init(config=config, node=self.name),
+            commands.init(config=file, node=self.name),
             log=self.directory / "init.log",
             netns=self.netns,
         )

@@ -28,6 +28,7 @@ def main(name: str, ports: list[str]) -> None:
             server.listen(64)
         role = accept if protocol == "tcp" else echo
         selector.register(server, selectors.EVENT_READ, (role, server))
+    print("serving", flush=True)
     while True:
         for key, _ in selector.select():
             role, connection = key.data

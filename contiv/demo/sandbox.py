@@ -22,12 +22,15 @@ from contiv.linux import netns
 RESPONDER: Final = "contiv.vpp/responder"
 NAME_CHARS_MAX: Final = 120
 PROCESS_GRACE_S: Final = 1.0
+PROCESS_READY_S: Final = 20.0
+SERVING: Final = "serving"
+"""What the responder prints when its ports are open."""
 
 Object = dict[str, Any]
 
 
 class Sandbox:
-    """One try at one pod. ``set_up`` and ``tear_down``; ``addresses`` once it is up."""
+    """One try at one pod: ``set_up``, then ``start_processes``; ``tear_down``. ``addresses`` once it is up."""
 
     def __init__(
         self, pod: Object, *, attempt: int, network: cni.Network, namespace: Callable[[str], str], logs: Path
@@ -60,11 +63,10 @@ class Sandbox:
         return tuple(ip["address"].partition("/")[0] for ip in (self._result or {}).get("ips", ()))
 
     async def set_up(self) -> None:
-        """Namespace, network, processes. After a failure all is taken back, and the error goes on."""
+        """Namespace and network. After a failure all is taken back, and the error goes on."""
         try:
             await asyncio.to_thread(netns.create, self._namespace)
             self._result = _with_address(await self._network.add(self._cni))
-            await self._start_processes()
         except ContivError:
             await self.tear_down()
             raise
@@ -83,10 +85,15 @@ class Sandbox:
             await process.stop(grace_s=PROCESS_GRACE_S)
         self._processes.clear()
 
-    async def _start_processes(self) -> None:
-        for container in self.pod["spec"].get("containers", ()):
-            if container.get("image", "").partition(":")[0] != RESPONDER:
-                continue
+    @property
+    def containers(self) -> list[Object]:
+        """The containers that run something here."""
+        containers = self.pod["spec"].get("containers", ())
+        return [each for each in containers if each.get("image", "").partition(":")[0] == RESPONDER]
+
+    async def start_processes(self) -> None:
+        """Start what runs in the pod, and wait until it serves; ``ProcessFailed`` when it does not."""
+        for container in self.containers:
             ports = [
                 f"{port.get('protocol', 'TCP').lower()}/{port['containerPort']}"
                 for port in container.get("ports", ())
@@ -94,13 +101,15 @@ class Sandbox:
             ]
             script = str(Path(__file__).with_name("responder.py"))
             name = f"{self._cni.namespace}.{self._cni.name}.{container['name']}"
-            process = await processes.start(
-                name,
-                [sys.executable, "-I", "-S", script, self._cni.name, *ports],
-                log=self._logs / f"{name}.log",
-                netns=self.netns,
-            )
+            argv = [sys.executable, "-I", "-S", script, self._cni.name, *ports]
+            log = self._logs / f"{name}.{self.container_id[:4]}.log"
+            process = await processes.start(name, argv, log=log, netns=self.netns)
             self._processes.append(process)
+
+            async def serving(process: processes.Process = process) -> bool:
+                return process.tail(1) == SERVING
+
+            await processes.ready(process, serving, timeout_s=PROCESS_READY_S, what="open ports")
 
 
 def _with_address(result: Object) -> Object:

@@ -42,7 +42,7 @@ def verdict(outcomes: Sequence[Outcome], arrivals: Sequence[Arrival]) -> bool:
 def paths_table(outcomes: Sequence[Outcome]) -> Table:
     """One row a kind of path."""
     table = Table(title="Paths", title_justify="left", header_style="bold")
-    table.add_column("path")
+    table.add_column("path", no_wrap=True)
     table.add_column("works", justify="right")
     table.add_column("ping, median", justify="right")
     table.add_column("ping, slowest", justify="right")

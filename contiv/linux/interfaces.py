@@ -96,13 +96,14 @@ def _found(conversation: Conversation, wanted: Interface) -> links.Link:
 def _left(old: Interface, wanted: Interface, link: links.Link) -> Interface:
     """``old`` without what the kernel may have dropped; that is sent again, what is there is accepted.
 
-    A change of state drops routes, neighbours and IPv6 addresses. An address that leaves drops the secondary
-    ones of its network and the routes that name it as source; the last one drops all routes.
+    A change of state drops routes, neighbours and IPv6 addresses. An address that leaves drops the secondary ones of
+    its network and the routes that name it as source; the last one drops all routes and neighbours
+    (net/ipv4/fib_frontend.c, fib_disable_ip).
     """
     if wanted.up != link.up:
         return msgspec.structs.replace(old, addresses=(), routes=(), neighbours=())
     if set(old.addresses) - set(wanted.addresses):
-        return msgspec.structs.replace(old, addresses=(), routes=())
+        return msgspec.structs.replace(old, addresses=(), routes=(), neighbours=())
     return old
 
 

@@ -30,9 +30,7 @@ def set_enabled(name: str, on: bool) -> None:
         if on:
             raise KernelRefusal(f"link {name}", "ipv6 on", errno.EOPNOTSUPP) from None
     except OSError as error:
-        raise KernelRefusal(
-            f"link {name}", f"ipv6 {'on' if on else 'off'}", error.errno or errno.EIO
-        ) from error
+        raise KernelRefusal(f"link {name}", f"ipv6 {'on' if on else 'off'}", error.errno or errno.EIO) from error
 
 
 def _file(name: str) -> Path:

@@ -55,9 +55,7 @@ def find(conversation: Conversation, name: str) -> Link | None:
 
 def every(conversation: Conversation) -> list[Link]:
     """All links of the namespace."""
-    return [
-        _link(answer) for answer in conversation.dump(Request(RTM_GETLINK, 0, ifinfmsg(), "links", "dump"))
-    ]
+    return [_link(answer) for answer in conversation.dump(Request(RTM_GETLINK, 0, ifinfmsg(), "links", "dump"))]
 
 
 def create_veth(
@@ -88,9 +86,7 @@ def create_bridge(name: str, *, mtu: int) -> Request:
     message = _message(
         ("IFLA_IFNAME", name), ("IFLA_MTU", mtu), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]})
     )
-    return Request(
-        RTM_NEWLINK, CREATE | EXCL, message, f"bridge {name}", "creation", frozenset({errno.EEXIST})
-    )
+    return Request(RTM_NEWLINK, CREATE | EXCL, message, f"bridge {name}", "creation", frozenset({errno.EEXIST}))
 
 
 def set_up(index: int, up: bool, *, name: str) -> Request:
@@ -126,9 +122,7 @@ def move(index: int, target: int, *, name: str, new_name: str = "") -> Request:
 
     ``new_name`` renames it on the way, so that a name taken here or there is never in between.
     """
-    message = _message(
-        ("IFLA_NET_NS_FD", target), ("IFLA_IFNAME", new_name or name), ("IFLA_IFALIAS", ""), index=index
-    )
+    message = _message(("IFLA_NET_NS_FD", target), ("IFLA_IFNAME", new_name or name), ("IFLA_IFALIAS", ""), index=index)
     return Request(RTM_SETLINK, 0, message, f"link {name}", "namespace")
 
 

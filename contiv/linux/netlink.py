@@ -55,9 +55,7 @@ class Conversation:
     """
 
     def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.settimeout(TIMEOUT_S)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
@@ -157,9 +155,7 @@ class Conversation:
         try:
             data = self._socket.recv(RECEIVE)
         except TimeoutError:
-            raise LinuxError(
-                f"netlink: no answer within {TIMEOUT_S:.0f} s; look for a stuck task in dmesg"
-            ) from None
+            raise LinuxError(f"netlink: no answer within {TIMEOUT_S:.0f} s; look for a stuck task in dmesg") from None
         messages = []
         offset = 0
         while offset + _HEADER.size <= len(data):

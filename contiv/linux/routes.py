@@ -36,9 +36,7 @@ def resolved(route: Route) -> Route:
     1024 alike.
     """
     scope: Literal["global", "link"] = "global"
-    if route.destination.version == 4 and (
-        route.scope == "link" or (route.scope == "auto" and not route.gateway)
-    ):
+    if route.destination.version == 4 and (route.scope == "link" or (route.scope == "auto" and not route.gateway)):
         scope = "link"
     return msgspec.structs.replace(route, scope=scope, metric=_metric(route))
 
@@ -48,9 +46,7 @@ def add(conversation: Conversation, index: int, routes: tuple[Route, ...], *, na
 
     ``KernelRefusal`` for the first that the kernel refuses, EEXIST when another link has its place.
     """
-    outcomes = conversation.attempt(
-        _request(RTM_NEWROUTE, CREATE | EXCL, index, route, name=name) for route in routes
-    )
+    outcomes = conversation.attempt(_request(RTM_NEWROUTE, CREATE | EXCL, index, route, name=name) for route in routes)
     for route, refusal in zip(routes, outcomes, strict=True):
         if refusal is None:
             continue
@@ -61,9 +57,7 @@ def add(conversation: Conversation, index: int, routes: tuple[Route, ...], *, na
 
 def remove(index: int, route: Route, *, name: str) -> Request:
     """Take the route away; one that is gone is fine."""
-    return _request(
-        RTM_DELROUTE, 0, index, route, name=name, accept=gone(errno.ENETUNREACH, errno.EHOSTUNREACH)
-    )
+    return _request(RTM_DELROUTE, 0, index, route, name=name, accept=gone(errno.ENETUNREACH, errno.EHOSTUNREACH))
 
 
 def of_link(conversation: Conversation, index: int) -> list[Route]:

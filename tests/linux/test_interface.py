@@ -60,9 +60,7 @@ async def test_two_ends_reach_each_other_by_host_routes_and_static_neighbours(
     new_netns: list[str], workers: Workers, near: str
 ) -> None:
     pod, gateway = new_netns
-    await VethDescriptor(workers).create(
-        veth_key(near), Veth(near, "eth0", peer_netns=pod, peer_mac=MAC, mac=NEAR_MAC)
-    )
+    await VethDescriptor(workers).create(veth_key(near), Veth(near, "eth0", peer_netns=pod, peer_mac=MAC, mac=NEAR_MAC))
     descriptor = InterfaceDescriptor(workers)
     link = await workers.inside("", lambda: _find(near))
     target = netns.open_namespace(gateway)
@@ -96,9 +94,7 @@ def _find(name: str) -> links.Link:
     return link
 
 
-async def test_retrieving_after_creating_says_nothing_to_do(
-    new_netns: list[str], workers: Workers, near: str
-) -> None:
+async def test_retrieving_after_creating_says_nothing_to_do(new_netns: list[str], workers: Workers, near: str) -> None:
     await _pair(workers, near, new_netns[0])
     descriptor = InterfaceDescriptor(workers)
     wanted = pod_interface(new_netns[0])
@@ -109,9 +105,7 @@ async def test_retrieving_after_creating_says_nothing_to_do(
     assert await _retrieved(descriptor, wanted) == wanted
 
 
-async def test_ipv6_addresses_and_routes_come_back_as_wanted(
-    new_netns: list[str], workers: Workers, near: str
-) -> None:
+async def test_ipv6_addresses_and_routes_come_back_as_wanted(new_netns: list[str], workers: Workers, near: str) -> None:
     await _pair(workers, near, new_netns[0])
     descriptor = InterfaceDescriptor(workers)
     gateway = Address.parse("fd00:1::1")
@@ -167,17 +161,13 @@ async def test_an_unreachable_gateway_is_reported_with_its_remedy(
     new_netns: list[str], workers: Workers, near: str
 ) -> None:
     await _pair(workers, near, new_netns[0])
-    bad = pod_interface(
-        new_netns[0], routes=(Route(Network.parse("0.0.0.0/0"), gateway=Address.parse("192.0.2.1")),)
-    )
+    bad = pod_interface(new_netns[0], routes=(Route(Network.parse("0.0.0.0/0"), gateway=Address.parse("192.0.2.1")),))
     with pytest.raises(KernelRefusal, match=r"route 0\.0\.0\.0/0.*gateway.*link-scope route") as caught:
         await InterfaceDescriptor(workers).create(interface_key("pod-x"), bad)
     assert isinstance(caught.value, LinuxError)
 
 
-async def test_a_route_of_another_link_is_not_taken(
-    new_netns: list[str], workers: Workers, near: str
-) -> None:
+async def test_a_route_of_another_link_is_not_taken(new_netns: list[str], workers: Workers, near: str) -> None:
     await _pair(workers, near, new_netns[0])
     second = near + "b"
     await VethDescriptor(workers).create(veth_key(second), Veth(second, "eth1", peer_netns=new_netns[0]))
@@ -226,9 +216,7 @@ WANTED = st.builds(
 )
 
 
-async def test_any_configuration_turns_into_any_other(
-    new_netns: list[str], workers: Workers, near: str
-) -> None:
+async def test_any_configuration_turns_into_any_other(new_netns: list[str], workers: Workers, near: str) -> None:
     """A to B by update, then retrieve: the plan from B to B is empty. (Routes need a link that is up.)"""
     await _pair(workers, near, new_netns[0])
     descriptor = InterfaceDescriptor(workers)

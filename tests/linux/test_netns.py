@@ -22,9 +22,7 @@ def _inode() -> int:
     return os.stat("/proc/thread-self/ns/net").st_ino
 
 
-async def test_work_runs_inside_the_namespace_and_threads_come_home(
-    new_netns: list[str], workers: Workers
-) -> None:
+async def test_work_runs_inside_the_namespace_and_threads_come_home(new_netns: list[str], workers: Workers) -> None:
     home = _inode()
     wanted = [netns.identity(path)[1] for path in new_netns]
     for _ in range(4):

@@ -56,9 +56,7 @@ async def test_creating_again_replaces_ours_and_retrieving_says_nothing_to_do(
 ) -> None:
     descriptor = VethDescriptor(workers)
     key = veth_key(near)
-    veth = Veth(
-        near, "eth0", peer_netns=new_netns[0], peer_mac=MAC, offloads=(("tso", False), ("gso", False))
-    )
+    veth = Veth(near, "eth0", peer_netns=new_netns[0], peer_mac=MAC, offloads=(("tso", False), ("gso", False)))
     await descriptor.create(key, veth)
     index = await descriptor.create(key, veth)
     (actual,) = [found for found in await descriptor.retrieve({key: veth}) if found.key == key]
@@ -96,9 +94,7 @@ async def test_a_taken_peer_name_is_reported_with_its_namespace(
 
 async def test_a_missing_namespace_is_named(workers: Workers, near: str) -> None:
     with pytest.raises(NamespaceMissing, match="/var/run/netns/none"):
-        await VethDescriptor(workers).create(
-            veth_key(near), Veth(near, "eth0", peer_netns="/var/run/netns/none")
-        )
+        await VethDescriptor(workers).create(veth_key(near), Veth(near, "eth0", peer_netns="/var/run/netns/none"))
 
 
 async def test_names_that_the_kernel_refuses_are_reported(new_netns: list[str], workers: Workers) -> None:

@@ -71,9 +71,7 @@ class VethDescriptor(Descriptor[Veth, int]):
         near = await self._workers.inside(OWN, lambda: _near_ends(wanted))
         return await asyncio.gather(*(self._with_far_end(*end, wanted) for end in near))
 
-    async def _with_far_end(
-        self, key: str, actual: Veth, index: int, wanted: Mapping[str, Veth]
-    ) -> Actual[Veth, int]:
+    async def _with_far_end(self, key: str, actual: Veth, index: int, wanted: Mapping[str, Veth]) -> Actual[Veth, int]:
         if key in wanted and actual.peer and not await self._fits(wanted[key], index):
             actual = msgspec.structs.replace(actual, peer="")
         return Actual(key, actual, index)
