@@ -62,6 +62,8 @@ class Wire:
     def __init__(self, server: EmbeddedEtcd) -> None:
         self.endpoint = ""
         self.connections = 0
+        self.mute = asyncio.Event()
+        """Set: what etcd answers is withheld, so that a cut leaves the caller in doubt."""
         self._server = server
         self._listener: asyncio.Server | None = None
         self._pumps: set[asyncio.Task[None]] = set()
@@ -104,7 +106,7 @@ class Wire:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_pump(reader, to_writer))
-                group.create_task(_pump(to_reader, writer))
+                group.create_task(_pump(to_reader, writer, self.mute))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
             pass  # a broken wire is what this is for; nobody awaits this task
         finally:
@@ -113,8 +115,10 @@ class Wire:
             self._pumps.discard(task)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, mute: asyncio.Event | None = None) -> None:
     while data := await reader.read(65536):
+        if mute is not None and mute.is_set():
+            continue
         writer.write(data)
         await writer.drain()
     raise ConnectionResetError("the other side has closed")

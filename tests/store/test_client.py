@@ -265,15 +265,51 @@ async def test_reads_and_writes_wait_out_a_restart(server: EmbeddedEtcd) -> None
         assert states == [False, True]
 
 
-async def test_a_txn_whose_outcome_is_unknown_is_not_sent_again(server: EmbeddedEtcd) -> None:
-    async with await Etcd.connect([server.endpoint], timeout_s=1) as etcd:
+async def applied_but_not_answered(server: EmbeddedEtcd, wire: Any, key: str) -> None:
+    """Wait until etcd has applied a write of ``key`` whose answer is withheld, then cut and mend the wire."""
+    async with await Etcd.connect([server.unix_endpoint]) as observer:
+        async with asyncio.timeout(5), observer.watch(key, start_revision=1) as watch:
+            async for _ in watch:
+                break
+    await wire.cut()
+    wire.mute.clear()
+    await wire.mend()
+
+
+async def test_a_txn_whose_outcome_is_unknown_is_reported_and_not_sent_again(server: EmbeddedEtcd, wire: Any) -> None:
+    async with await Etcd.connect([wire.endpoint]) as etcd:
+        wire.mute.set()
+        txn = asyncio.create_task(etcd.txn(success=[Put("/k", b"")]))
+        await applied_but_not_answered(server, wire, "/k")
+        with pytest.raises(StoreUnavailable) as unavailable:
+            await txn
+        assert unavailable.value.uncertain
+        record = await etcd.get("/k")
+        assert record is not None
+        assert record.version == 1
+
+
+async def test_a_put_whose_outcome_is_unknown_is_sent_again(server: EmbeddedEtcd, wire: Any) -> None:
+    async with await Etcd.connect([wire.endpoint]) as etcd:
+        wire.mute.set()
+        put = asyncio.create_task(etcd.put("/k", b"v"))
+        await applied_but_not_answered(server, wire, "/k")
+        revision = await put
+        record = await etcd.get("/k")
+        assert record is not None
+        assert (record.value, record.version, record.mod_revision) == (b"v", 2, revision)
+
+
+async def test_a_call_to_a_frozen_etcd_ends_in_its_time(server: EmbeddedEtcd) -> None:
+    async with await Etcd.connect([server.endpoint], timeout_s=0.5) as etcd:
         assert server.pid is not None
         os.kill(server.pid, signal.SIGSTOP)
-        with pytest.raises(StoreUnavailable) as unavailable:
-            await etcd.txn(success=[Put("/k", b"")])
-        os.kill(server.pid, signal.SIGCONT)
+        async with asyncio.timeout(1.5):
+            with pytest.raises(StoreUnavailable) as unavailable:
+                await etcd.put("/k", b"")
         assert unavailable.value.uncertain
-        assert etcd.transport.repeats == 0
+        assert unavailable.value.timed_out
+        os.kill(server.pid, signal.SIGCONT)
 
 
 async def test_a_dead_endpoint_is_named_with_its_reason() -> None:
