@@ -75,6 +75,10 @@ include "encode.pxi"
 include "decode.pxi"
 
 
+cdef enum:
+    MAX_FIXED = 1 << 24  # bytes of a message's fixed part: the largest of VPP's has some 10 KB
+
+
 cdef class Program:
     """One message or type, compiled: ops with fixed offsets, the image of its defaults, the class of its records.
 
@@ -122,17 +126,20 @@ cdef class Program:
         cdef int i, n = len(self.fields)
         cdef cv_op *op
         cdef Program sub
-        cdef uint64_t size, offset = 0, total = 0
+        cdef uint64_t bytes_, offset = 0, total = 0
         self.c.ops = self.ops
         self.c.nops = n
         for i in range(n):
             name, kind, shape, conv, size, count, length_field, default, sub, enum = self.fields[i]
             op = self.ops + i
+            if not (0 <= size <= MAX_FIXED and 0 <= count <= MAX_FIXED):
+                raise SchemaError(f"{self.name}.{name}: size of {max(size, count)}")
             op.kind, op.shape, op.conv, op.size, op.count = kind, shape, conv, size, count
             op.offset = 0 if self.union else offset
             if sub is not None:
                 op.sub = &sub.c
                 op.size = size = sub.c.size
+            bytes_ = size
             if self.c.tail != NULL:
                 raise SchemaError(f"{self.name}.{self.names[i - 1]}: of variable length, but not the last field")
             if shape == CV_VLA:
@@ -144,12 +151,12 @@ cdef class Program:
                     raise SchemaError(f"{self.name}.{name}: array of empty elements")
                 self.c.tail = op
                 continue
-            size *= count if shape == CV_FIXED else 1
-            if size > total:
+            bytes_ *= count if shape == CV_FIXED else 1
+            if bytes_ > total:
                 self.largest = i
-                total = size
-            offset = max(offset, size) if self.union else offset + size
-            if offset > 1 << 24:
+                total = bytes_
+            offset = max(offset, bytes_) if self.union else offset + bytes_
+            if offset > MAX_FIXED:
                 raise SchemaError(f"{self.name}.{name}: fixed part of more than 16 MB")
         self.c.size = <uint32_t>offset
         for name, attribute in (("_vl_msg_id", 2), ("client_index", 4), ("context", 4)):

@@ -212,13 +212,26 @@ cdef int put_union(Program program, value, Out *out, Py_ssize_t at) except -1:
 cdef int put_fixed_array(Program owner, int i, value, Out *out, Py_ssize_t at) except -1:
     cdef const cv_op *op = owner.ops + i
     cdef Py_ssize_t k = 0
-    cdef Py_ssize_t n = len(value)
+    cdef Py_ssize_t n
+    value = as_sequence(value)
+    n = len(value)
     if n != op.count:
         raise EncodeError(f"{n} elements given, {op.count} expected")
     for item in value:
+        if k == n:
+            break  # grew while its items were read
         put_item(owner, i, item, out, at + k * op.size, k)
         k += 1
     return 0
+
+
+cdef object as_sequence(value):
+    if isinstance(value, (list, tuple)):
+        return value
+    try:
+        return list(value)
+    except TypeError:
+        raise EncodeError(f"array expected, got {value!r}") from None
 
 
 cdef int put_item(Program owner, int i, item, Out *out, Py_ssize_t at, Py_ssize_t k) except -1:
@@ -276,8 +289,7 @@ cdef int put_tail(Program program, value, Out *out, Py_ssize_t at, bint counted)
         memcpy(out.data + out.len, PyBytes_AS_STRING(raw), n)
         out.len += n
         return 0
-    if not isinstance(value, (list, tuple)):
-        value = list(value)
+    value = as_sequence(value)
     n = len(value)
     if op.shape == CV_FIXED:
         if n != op.count:
