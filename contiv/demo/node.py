@@ -50,9 +50,7 @@ class Node:
         assert self._init is not None, "start the node first"
         return self._init
 
-    async def start(
-        self, wire: Wire, *, etcd: str, dataplane: str, config: Mapping[str, Any] | None = None
-    ) -> None:
+    async def start(self, wire: Wire, *, etcd: str, dataplane: str, config: Mapping[str, Any] | None = None) -> None:
         """Make the namespace, plug it in, start data plane and agent with ``config`` over the demo's defaults."""
         await asyncio.to_thread(netns.create, self._namespace)
         await wire.plug(self.number, self.netns)

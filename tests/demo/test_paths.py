@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contiv.demo import paths, table
+from contiv.demo import paths, probe, table
 from contiv.demo.paths import KINDS, Endpoint, Outcome
 from contiv.demo.probe import Pings
 
@@ -54,6 +55,20 @@ def test_the_verdict_needs_every_path_every_kind_and_every_pod() -> None:
     assert not table.verdict([], ARRIVALS)
     assert not table.verdict([o for o in _outcomes() if "host" not in o.path.kind], ARRIVALS)
     assert not table.verdict(_outcomes(), [table.Arrival("web-2", "node-1", "10.1.1.3", None)])
+
+
+@pytest.mark.parametrize(("rate", "works"), [(914e6, True), (125e3, False)])
+async def test_tcp_that_collapsed_is_a_failure_although_pings_pass(
+    monkeypatch: pytest.MonkeyPatch, rate: float, works: bool
+) -> None:
+    async def measured(*_: object, **__: object) -> float:
+        return rate
+
+    monkeypatch.setattr(probe, "throughput", measured)
+    outcome = await paths._with_tcp(_outcomes()[0])
+    assert outcome.works == works
+    assert outcome.tcp == rate
+    assert table.failures([outcome]) == ([] if works else [f"{outcome.path}: TCP collapsed to 125 kbit/s"])
 
 
 def test_failures_name_the_path_and_the_reason() -> None:
