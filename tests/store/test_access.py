@@ -70,9 +70,11 @@ async def test_tls_with_client_certificates(tmp_path: Path, certificates: Certif
             await connect_and_read(server.endpoint.replace("https", "http"), None)
 
 
-async def connect_and_read(endpoint: str, tls: TlsConfig | None, auth: AuthConfig | None = None) -> None:
+async def connect_and_read(
+    endpoint: str, tls: TlsConfig | None, *, auth: AuthConfig | None = None, timeout_s: float = 0.4
+) -> None:
     """With TLS 1.3 a missing client certificate shows only after the handshake: at the first call."""
-    async with await Etcd.connect([endpoint], tls=tls, auth=auth, timeout_s=0.5) as etcd:
+    async with await Etcd.connect([endpoint], tls=tls, auth=auth, timeout_s=timeout_s) as etcd:
         await etcd.get("/agent/k")
 
 
@@ -127,7 +129,7 @@ async def test_a_user_reaches_its_own_keys_and_no_others(guarded: EmbeddedEtcd) 
 @pytest.mark.parametrize("auth", [None, AuthConfig("agent", "wrong"), AuthConfig("nobody", "x")])
 async def test_without_a_valid_user_everything_is_denied(guarded: EmbeddedEtcd, auth: AuthConfig | None) -> None:
     with pytest.raises(StoreDenied):
-        await connect_and_read(guarded.endpoint, None, auth)
+        await connect_and_read(guarded.endpoint, None, auth=auth, timeout_s=5)  # bcrypt takes its time
 
 
 async def test_a_token_that_etcd_forgot_is_renewed_for_calls_watches_and_leases(

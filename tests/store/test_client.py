@@ -239,7 +239,7 @@ async def test_a_lease_is_lost_by_our_own_clock_when_etcd_cannot_be_reached(serv
 
 async def test_a_lease_survives_a_restart_and_is_lost_with_the_data(server: EmbeddedEtcd) -> None:
     async with await Etcd.connect([server.endpoint]) as etcd:
-        lease = await etcd.lease(4)
+        lease = await etcd.lease(3)
         await server.restart()
         await asyncio.sleep(lease.ttl_s / 3 + 0.5)
         assert not lease.lost.is_set()

@@ -85,14 +85,16 @@ async def test_leadership_survives_a_restart_and_ends_with_the_data(server: Embe
 
 
 async def test_a_candidate_waits_for_etcd_to_come_back(server: EmbeddedEtcd) -> None:
-    async with await Etcd.connect([server.unix_endpoint], timeout_s=1) as etcd:
+    async with await Etcd.connect([server.unix_endpoint], timeout_s=0.3) as etcd:
         await server.kill()
         campaign = asyncio.create_task(Election(etcd, "/leader", name="me").campaign())
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.5)
         assert not campaign.done()
         await server.start()
         async with asyncio.timeout(10):
-            await (await campaign).resign()
+            leadership = await campaign
+        assert not leadership.lost.is_set()
+        await leadership.resign()
 
 
 async def test_giving_up_a_campaign_leaves_nothing_behind(etcd: Etcd, prefix: str) -> None:
