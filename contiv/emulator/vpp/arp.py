@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from contiv.emulator.vpp.fib import EntryFlag, Source
+from contiv.emulator.vpp import sources
+from contiv.emulator.vpp.fib import EntryFlag
 from contiv.emulator.vpp.packet import ETHERNET_LENGTH, make
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class ArpNodes:
             return self._proxy(packet, arp, problem)
         if sender is None and not self._borrows(packet.rx, connected_on):
             return self._drop(packet, "arp-reply", "IP4 source address not local to subnet")
-        if Source.ADJACENCY in target.sources:
+        if sources.ADJACENCY in target.sources:
             reason = self._gratuitous(packet, arp, connected_on)
             return self._proxy(packet, arp, reason)
         flags = _any_flags(target)
@@ -139,7 +140,7 @@ class ArpNodes:
                     return None, "IP4 source address matches local interface"
                 if contribution.flags & (EntryFlag.ATTACHED | EntryFlag.CONNECTED):
                     return entry, ""
-            if Source.DEFAULT_ROUTE in entry.sources:
+            if sources.DEFAULT_ROUTE in entry.sources:
                 return None, ""
             length = entry.length - 1
 

@@ -1,7 +1,7 @@
 """Forwarding tables: entries with sources, longest prefix match, and what an entry's best source resolves to.
 
 Owns one family's tables (VRFs). Interface configuration, the API and neighbours each add their paths to an entry
-under their own source; the best source present forwards (vnet/fib/fib_source.h gives the order). A change drops
+under their own source; the best source present forwards (``sources.py`` gives the order). A change drops
 the caches of the family, the next packet to a destination fills them again: lookups cost one dict access.
 Who turns paths into adjacencies is ``resolve.py``.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from contiv.emulator.vpp import sources
 from contiv.emulator.vpp.interface import NO_INTERFACE
 
 if TYPE_CHECKING:
@@ -20,22 +21,10 @@ if TYPE_CHECKING:
 
     from contiv.emulator.vpp.adjacency import Adjacency
     from contiv.emulator.vpp.resolve import Resolver
+    from contiv.emulator.vpp.sources import Source
 
 CACHE_MAX: Final = 65_536
 """Destinations remembered per table; a scan of addresses must not eat memory."""
-
-
-class Source(IntEnum):
-    """Who gave an entry its paths, best first. The values are those of VPP's fib_source_t, which the API shows."""
-
-    SPECIAL = 1
-    PROXY = 3
-    INTERFACE = 4
-    API = 8
-    CLI = 9
-    ADJACENCY = 15
-    RECURSION = 18
-    DEFAULT_ROUTE = 20
 
 
 class EntryFlag(IntFlag):
@@ -94,13 +83,13 @@ class Entry:
         self.value = value
         self.length = length
         self.index = index
-        self.sources: dict[Source, Contribution] = {}
+        self.sources: dict[int, Contribution] = {}
         self.generation = -1
         self.forwarding: Adjacency | None = None
         self.installed = True
 
     @property
-    def best(self) -> Source:
+    def best(self) -> int:
         """The source that forwards."""
         return min(self.sources)
 
@@ -160,7 +149,7 @@ class Fib:
         """The entry of exactly this prefix."""
         return self.entries.get((self._masked(value, length), length))
 
-    def put(self, value: int, length: int, *, source: Source, contribution: Contribution) -> Entry:
+    def put(self, value: int, length: int, *, source: int, contribution: Contribution) -> Entry:
         """Set what ``source`` gives the prefix, making the entry when it is new."""
         value = self._masked(value, length)
         entry = self.entries.get((value, length))
@@ -172,7 +161,7 @@ class Fib:
         self.family.invalidate()
         return entry
 
-    def drop_source(self, value: int, length: int, *, source: Source) -> bool:
+    def drop_source(self, value: int, length: int, *, source: int) -> bool:
         """Take back what ``source`` gave; the entry goes with its last source. False when it gave nothing."""
         value = self._masked(value, length)
         entry = self.entries.get((value, length))
@@ -240,13 +229,10 @@ class FibFamily:
         """A table with VPP's default entries (fib_table.c, ip4_fib.c): drops that routes may override."""
         fib = Fib(self, table_id, name or f"ipv{self.version}-VRF:{table_id}")
         self.tables[table_id] = fib
-        drop = Contribution((Path(next_hop_version=self.version, type=PathType.DROP),), EntryFlag.DROP)
-        fib.put(0, 0, source=Source.DEFAULT_ROUTE, contribution=drop)
-        for value, length in SPECIAL4 if self.version == 4 else SPECIAL6:
-            kind = PathType.LOCAL if (value, length) == LINK_LOCAL else PathType.DROP
-            flags = EntryFlag.LOCAL if kind is PathType.LOCAL else EntryFlag.DROP
-            path = Path(next_hop_version=self.version, type=kind)
-            fib.put(value, length, source=Source.SPECIAL, contribution=Contribution((path,), flags))
+        for value, length, source, path_type in SPECIAL4 if self.version == 4 else SPECIAL6:
+            flags = EntryFlag.DROP if path_type is PathType.DROP else EntryFlag.LOCAL
+            path = Path(next_hop_version=self.version, type=path_type)
+            fib.put(value, length, source=source, contribution=Contribution((path,), flags))
         return fib
 
     def remove(self, fib: Fib) -> None:
@@ -278,13 +264,16 @@ class FibFamily:
 
 
 SPECIAL4: Final = (
-    (0x00000000, 32),
-    (0xE0000000, 4),
-    (0xF0000000, 4),
-    (0xFFFFFFFF, 32),
+    (0x00000000, 0, sources.DEFAULT_ROUTE, PathType.DROP),
+    (0x00000000, 32, sources.DEFAULT_ROUTE, PathType.DROP),
+    (0xF0000000, 4, sources.SPECIAL, PathType.DROP),
+    (0xE0000000, 4, sources.SPECIAL, PathType.DROP),
+    (0xFFFFFFFF, 32, sources.DEFAULT_ROUTE, PathType.DROP),
 )
-"""Prefixes that every IPv4 table drops (vnet/fib/ip4_fib.c, ip4_specials)."""
+"""Prefixes that every IPv4 table has (vnet/fib/ip4_fib.c, ip4_specials)."""
 
-LINK_LOCAL: Final = (0xFE80 << 112, 10)
-SPECIAL6: Final = (LINK_LOCAL,)
+SPECIAL6: Final = (
+    (0, 0, sources.DEFAULT_ROUTE, PathType.DROP),
+    (0xFE80 << 112, 10, sources.SPECIAL, PathType.NORMAL),
+)
 """Prefixes of every IPv6 table: link-local goes to the link-local tables (vnet/fib/ip6_fib.c)."""

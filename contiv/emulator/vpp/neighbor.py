@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from contiv.emulator.vpp.fib import Contribution, EntryFlag, Path, Source
+from contiv.emulator.vpp import sources
+from contiv.emulator.vpp.fib import Contribution, EntryFlag, Path
 from contiv.emulator.vpp.packet import ETHERTYPE_IP4, ETHERTYPE_IP6
 
 if TYPE_CHECKING:
@@ -124,23 +125,23 @@ class NeighbourTable:
         fib = interface.fib(self._family.version)
         entry = fib.exact(neighbour.address, fib.bits)
         present: tuple[Path, ...] = ()
-        if entry is not None and Source.ADJACENCY in entry.sources:
-            present = entry.sources[Source.ADJACENCY].paths
+        if entry is not None and sources.ADJACENCY in entry.sources:
+            present = entry.sources[sources.ADJACENCY].paths
         path = Path(interface.index, neighbour.address, self._family.version)
         if path not in present:
             contribution = Contribution((*present, path), EntryFlag.ATTACHED)
-            entry = fib.put(neighbour.address, fib.bits, source=Source.ADJACENCY, contribution=contribution)
+            entry = fib.put(neighbour.address, fib.bits, source=sources.ADJACENCY, contribution=contribution)
         assert entry is not None
         return entry.index
 
     def _uninstall(self, interface: Interface, address: int) -> None:
         fib = interface.fib(self._family.version)
         entry = fib.exact(address, fib.bits)
-        if entry is None or Source.ADJACENCY not in entry.sources:
+        if entry is None or sources.ADJACENCY not in entry.sources:
             return
-        paths = tuple(p for p in entry.sources[Source.ADJACENCY].paths if p.sw_if_index != interface.index)
+        paths = tuple(p for p in entry.sources[sources.ADJACENCY].paths if p.sw_if_index != interface.index)
         if paths:
             contribution = Contribution(paths, EntryFlag.ATTACHED)
-            fib.put(address, fib.bits, source=Source.ADJACENCY, contribution=contribution)
+            fib.put(address, fib.bits, source=sources.ADJACENCY, contribution=contribution)
         else:
-            fib.drop_source(address, fib.bits, source=Source.ADJACENCY)
+            fib.drop_source(address, fib.bits, source=sources.ADJACENCY)

@@ -13,7 +13,8 @@ import msgspec
 
 from contiv.emulator.vpp import adjacency as kinds
 from contiv.emulator.vpp.adjacency import Adjacency
-from contiv.emulator.vpp.fib import EntryFlag, PathType, Source
+from contiv.emulator.vpp import sources
+from contiv.emulator.vpp.fib import EntryFlag, PathType
 from contiv.emulator.vpp.interface import NO_INTERFACE
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ class Resolver:
         What a neighbour adds does only while its cover is attached to the same interface, or to the one that the
         neighbour's interface borrows its address from (vnet/fib/fib_entry_src_adj.c).
         """
-        if entry.best is Source.ADJACENCY:
+        if entry.best == sources.ADJACENCY:
             self._refresh(entry)
-        return entry.installed or entry.best is not Source.ADJACENCY
+        return entry.installed or entry.best != sources.ADJACENCY
 
     def neighbour(self, sw_if_index: int, next_hop: int) -> Adjacency:
         """The adjacency of a next hop on an interface, complete or not; made on first use."""
@@ -112,13 +113,13 @@ class Resolver:
             return
         entry.generation = self._family.generation
         entry.forwarding = None
-        entry.installed = entry.best is not Source.ADJACENCY or self._refines_cover(entry)
+        entry.installed = entry.best != sources.ADJACENCY or self._refines_cover(entry)
 
     def _refines_cover(self, entry: Entry) -> bool:
         cover = entry.fib.match(entry.value, length_max=entry.length - 1)
         attached = cover.flags & EntryFlag.ATTACHED
-        if Source.INTERFACE in cover.sources:
-            attached |= cover.sources[Source.INTERFACE].flags & EntryFlag.ATTACHED
+        if sources.INTERFACE in cover.sources:
+            attached |= cover.sources[sources.INTERFACE].flags & EntryFlag.ATTACHED
         if not attached:
             return False
         covered_by = self.resolving_interface(cover)
@@ -140,7 +141,7 @@ class Resolver:
     def _resolve(self, entry: Entry, *, depth: int) -> Adjacency:
         if depth > RECURSION_MAX:
             return self._drop
-        if entry.best is Source.RECURSION:
+        if entry.best == sources.RECURSION:
             cover = entry.fib.match(entry.value, length_max=entry.length - 1)
             return self._forwarding(cover, depth=depth + 1)
         usable: list[tuple[Path, Adjacency]] = []
