@@ -15,17 +15,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from contiv.emulator.vpp import startup
-from contiv.emulator.vpp.api_server import ApiServer
-from contiv.emulator.vpp.cli import Cli
-from contiv.emulator.vpp.cli_server import CliServer
+from contiv.emulator.vpp.serve import startup
+from contiv.emulator.vpp.serve.api import ApiServer
+from contiv.emulator.vpp.serve.cli import Cli
+from contiv.emulator.vpp.serve.cli_socket import CliServer
 from contiv.emulator.vpp.handlers import collect
 from contiv.emulator.vpp.handlers.devices import Device, DeviceHandlers
 from contiv.emulator.vpp.handlers.interfaces import InterfaceHandlers
 from contiv.emulator.vpp.handlers.ip import IpHandlers
 from contiv.emulator.vpp.handlers.l2 import L2Handlers
 from contiv.emulator.vpp.handlers.system import SystemHandlers
-from contiv.emulator.vpp.loop import Loop
+from contiv.emulator.vpp.serve.loop import Loop
 from contiv.emulator.vpp.machine import Machine
 from contiv.errors import ContivError
 from contiv.log import get_logger

@@ -1,90 +1,119 @@
-"""The one event loop: API, CLI and packets on one epoll, with everybody's turn bounded.
+"""The event loop: API and packets in one thread, and the API is answered however many packets there are.
 
-Whatever has a descriptor registers a callback. Sockets of the control side come first in every turn, then each device
-for a limited number of frames, so that 110 busy interfaces delay an answer by milliseconds and never for good.
-Timers are few and coarse (ageing). ``stop`` may be called from a signal handler.
+Two epoll sets, one for control (API, timers' wake-ups), one for devices. Each turn serves control first, then at most
+``DEVICES_A_TURN`` devices, each of which reads a bounded batch. Level-triggered epoll rotates devices that are still
+readable to the end of its list, so that none starves.
 """
 
 from __future__ import annotations
 
+import heapq
 import select
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
+
+from contiv.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EVENTS_MAX: Final = 512
-TICK_S: Final = 1.0
+log = get_logger(__name__)
+
+DEVICES_A_TURN: Final = 16
+CONTROL_A_TURN: Final = 32
+IDLE_WAIT_S: Final = 1.0
 
 
-class Source(Protocol):
-    """Something with a descriptor."""
-
-    def fileno(self) -> int: ...
-
-
-class Loop:
-    """Callbacks by descriptor."""
+class EventLoop:
+    """Calls back when descriptors are ready or times have come."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._control: dict[int, Callable[[int], None]] = {}
-        self._devices: dict[int, Callable[[], None]] = {}
-        self._running = True
-        self.ticks: list[Callable[[], None]] = []
-
-    def watch_control(self, source: Source, callback: Callable[[int], None]) -> None:
-        """Call ``callback`` with the event mask when ``source`` can be read (or written, see ``want_write``)."""
-        self._control[source.fileno()] = callback
-        self._epoll.register(source, select.EPOLLIN)
-
-    def want_write(self, source: Source, wanted: bool) -> None:
-        """Whether the callback is also due when ``source`` can be written."""
-        self._epoll.modify(source, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
-
-    def watch_device(self, source: Source, receive: Callable[[], None]) -> None:
-        """Call ``receive`` when frames wait at ``source``; it takes a bounded number of them."""
-        self._devices[source.fileno()] = receive
-        self._epoll.register(source, select.EPOLLIN)
-
-    def forget(self, source: Source) -> None:
-        """No more callbacks for ``source``, before it is closed."""
-        number = source.fileno()
-        self._epoll.unregister(number)
-        self._control.pop(number, None)
-        self._devices.pop(number, None)
-
-    def stop(self) -> None:
-        """Let ``run`` return after this turn."""
+        self._control = select.epoll()
+        self._devices = select.epoll()
+        self._both = select.epoll()
+        self._both.register(self._control.fileno(), select.EPOLLIN)
+        self._both.register(self._devices.fileno(), select.EPOLLIN)
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence = 0
         self._running = False
+        self.clock = time.monotonic
+
+    def add_control(self, descriptor: int, callback: Callable[[int], None]) -> None:
+        """Call ``callback(events)`` when the descriptor is readable."""
+        self._control.register(descriptor, select.EPOLLIN)
+        self._callbacks[descriptor] = callback
+
+    def want_write(self, descriptor: int, wanted: bool, *, read: bool = True) -> None:
+        """Also, or no longer, call back when a control descriptor is writable (and readable, unless told not to)."""
+        events = (select.EPOLLIN if read else 0) | (select.EPOLLOUT if wanted else 0)
+        self._control.modify(descriptor, events)
+
+    def add_device(self, descriptor: int, callback: Callable[[int], None]) -> None:
+        """Call ``callback(events)`` when a device has packets."""
+        self._devices.register(descriptor, select.EPOLLIN)
+        self._callbacks[descriptor] = callback
+
+    def remove(self, descriptor: int) -> None:
+        """Forget a descriptor, before it is closed."""
+        if self._callbacks.pop(descriptor, None) is None:
+            return
+        for epoll in (self._control, self._devices):
+            try:
+                epoll.unregister(descriptor)
+            except FileNotFoundError:
+                continue
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call back once, ``delay_s`` from now."""
+        self._sequence += 1
+        heapq.heappush(self._timers, (self.clock() + delay_s, self._sequence, callback))
+
+    def every(self, interval_s: float, callback: Callable[[], None]) -> None:
+        """Call back again and again."""
+
+        def again() -> None:
+            callback()
+            self.call_later(interval_s, again)
+
+        self.call_later(interval_s, again)
 
     def run(self) -> None:
         """Serve until ``stop``."""
-        next_tick = time.monotonic() + TICK_S
-        poll, control, devices = self._epoll.poll, self._control, self._devices
+        self._running = True
         while self._running:
-            try:
-                ready = poll(TICK_S, EVENTS_MAX)
-            except InterruptedError:
-                continue
-            waiting = []
-            for number, mask in ready:
-                receive = devices.get(number)
-                if receive is not None:
-                    waiting.append((number, receive))
-                    continue
-                callback = control.get(number)
-                if callback is not None:
-                    callback(mask)
-            for number, receive in waiting:
-                if devices.get(number) is receive:  # an API call of this turn may have deleted it
-                    receive()
-            if time.monotonic() >= next_tick:
-                next_tick = time.monotonic() + TICK_S
-                for tick in self.ticks:
-                    tick()
+            self._turn()
+
+    def stop(self) -> None:
+        """Make ``run`` return after the present turn."""
+        self._running = False
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        self._epoll.close()
+        """Give the epoll descriptors back."""
+        for epoll in (self._both, self._control, self._devices):
+            epoll.close()
+
+    def _turn(self) -> None:
+        callbacks = self._callbacks
+        for descriptor, events in self._control.poll(0, CONTROL_A_TURN):
+            callback = callbacks.get(descriptor)
+            if callback is not None:
+                callback(events)
+        ready = self._devices.poll(0, DEVICES_A_TURN)
+        for descriptor, events in ready:
+            callback = callbacks.get(descriptor)
+            if callback is not None:
+                callback(events)
+        wait_s = self._due()
+        if not ready and wait_s > 0:
+            self._both.poll(wait_s)
+
+    def _due(self) -> float:
+        """Run the timers that are due; seconds until the next one."""
+        while self._timers:
+            wait_s = self._timers[0][0] - self.clock()
+            if wait_s > 0:
+                return min(wait_s, IDLE_WAIT_S)
+            _, _, callback = heapq.heappop(self._timers)
+            callback()
+        return IDLE_WAIT_S

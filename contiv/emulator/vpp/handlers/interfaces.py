@@ -11,7 +11,7 @@ from contiv.emulator.vpp.refusal import Refusal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from contiv.emulator.vpp.af_packet import AfPacketDevice
+    from contiv.emulator.vpp.devices.af_packet import AfPacketDevice
     from contiv.emulator.vpp.handlers import Fields
     from contiv.emulator.vpp.interface import Interface
     from contiv.emulator.vpp.machine import Machine

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from contiv.vpp.api import RECORD_VERSION, read_record
 
 if TYPE_CHECKING:
-    from contiv.emulator.vpp.cli import Cli
+    from contiv.emulator.vpp.serve.cli import Cli
     from contiv.emulator.vpp.handlers import Fields
 
 VERSION: Final = f"{RECORD_VERSION}-emulated"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from contiv.emulator.vpp.handlers import Fields, Handler
     from contiv.emulator.vpp.interface import Interface
-    from contiv.emulator.vpp.loop import Loop
+    from contiv.emulator.vpp.serve.loop import Loop
 
 log = get_logger(__name__)
 

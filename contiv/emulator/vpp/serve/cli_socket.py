@@ -14,8 +14,8 @@ from select import EPOLLERR, EPOLLHUP, EPOLLIN
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from contiv.emulator.vpp.cli import Cli
-    from contiv.emulator.vpp.loop import Loop
+    from contiv.emulator.vpp.serve.cli import Cli
+    from contiv.emulator.vpp.serve.loop import Loop
 
 ASK_TERMINAL: Final = bytes((255, 250, 24, 1, 255, 240))
 """IAC SB TERMINAL-TYPE SEND IAC SE (RFC 1091)."""
