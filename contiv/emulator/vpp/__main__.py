@@ -15,18 +15,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from contiv.emulator.vpp.serve import startup
-from contiv.emulator.vpp.serve.api import ApiServer
-from contiv.emulator.vpp.serve.cli import Cli
-from contiv.emulator.vpp.serve.cli_socket import CliServer
 from contiv.emulator.vpp.handlers import collect
 from contiv.emulator.vpp.handlers.devices import Device, DeviceHandlers
 from contiv.emulator.vpp.handlers.interfaces import InterfaceHandlers
 from contiv.emulator.vpp.handlers.ip import IpHandlers
 from contiv.emulator.vpp.handlers.l2 import L2Handlers
 from contiv.emulator.vpp.handlers.system import SystemHandlers
-from contiv.emulator.vpp.serve.loop import Loop
 from contiv.emulator.vpp.machine import Machine
+from contiv.emulator.vpp.serve import startup
+from contiv.emulator.vpp.serve.api import ApiServer
+from contiv.emulator.vpp.serve.cli import Cli
+from contiv.emulator.vpp.serve.cli_socket import CliServer
+from contiv.emulator.vpp.serve.loop import Loop
 from contiv.errors import ContivError
 from contiv.log import get_logger
 from contiv.vpp.api import builtin_schema
@@ -71,6 +71,7 @@ def serve(config: startup.Startup) -> None:
     )  # fmt: skip
     handlers = collect(parts, builtin_schema().messages)
     loop.ticks.append(lambda: machine.graph.bridges.age(machine.clock()))
+    loop.after_control = machine.graph.vxlan.probe
     cli_server = CliServer(loop, cli)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())

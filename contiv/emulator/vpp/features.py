@@ -43,7 +43,7 @@ _SLOTS: Final = {
 }
 
 
-def CONTINUE(packet: Packet, /) -> Node | None:  # noqa: N802 - a constant that happens to be a node
+def CONTINUE(packet: Packet, /) -> Node | None:
     """Returned by a feature that has nothing (more) to do; the arc goes on with its next feature. Never called."""
     raise AssertionError("CONTINUE stands for the arc's next feature")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from contiv.emulator.vpp import sources
+from contiv.emulator.vpp.adjacency import INCOMPLETE
 from contiv.emulator.vpp.fib import Contribution, EntryFlag, Fib, FibFamily, Path, PathType
 from contiv.emulator.vpp.graph import Graph
 from contiv.emulator.vpp.interface import Interface, InterfaceAddress
@@ -120,6 +121,14 @@ class Machine:
     def neighbours(self, version: int) -> NeighbourTable:
         """The neighbours of IPv4 or IPv6."""
         return self.graph.neighbours4 if version == 4 else self.graph.neighbours6
+
+    def probe(self, version: int, sw_if_index: int, next_hop: int) -> None:
+        """A route names a next hop: ask for its link address now, so that the first packet finds it (ip4_neighbor.c)."""
+        interface = self.interfaces.get(sw_if_index)
+        if version != 4 or interface is None or not next_hop or not interface.admin_up:
+            return
+        if self.graph.family4.resolver.neighbour(sw_if_index, next_hop).kind == INCOMPLETE:
+            self.graph.arp.request(interface, next_hop, interface.source_address(4, next_hop))
 
     # -- addresses --------------------------------------------------------------------------------------------------
 

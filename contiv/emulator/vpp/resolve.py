@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from contiv.emulator.vpp import adjacency as kinds
-from contiv.emulator.vpp.adjacency import Adjacency
 from contiv.emulator.vpp import sources
+from contiv.emulator.vpp.adjacency import Adjacency
 from contiv.emulator.vpp.fib import EntryFlag, PathType
 from contiv.emulator.vpp.interface import NO_INTERFACE
 

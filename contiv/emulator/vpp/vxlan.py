@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from contiv.emulator.vpp.adjacency import GLEAN, INCOMPLETE
 from contiv.emulator.vpp.checksum import ones_sum
 from contiv.emulator.vpp.ip4 import flow_hash4, mix
 from contiv.emulator.vpp.packet import ETHERNET_LENGTH, IPPROTO_UDP, Packet
@@ -74,10 +75,7 @@ class VxlanNodes:
         self._ip4 = graph.ip4
         self._by_key: dict[TunnelKey, Tunnel] = {}
         self._by_interface: dict[int, Tunnel] = {}
-        self._encap_name = "vxlan4-encap"
-
-    def __iter__(self) -> list[Tunnel]:
-        return list(self._by_interface.values())
+        self._probed_generation = -1
 
     def tunnels(self) -> list[Tunnel]:
         """All tunnels in the order of their interfaces."""
@@ -107,11 +105,27 @@ class VxlanNodes:
         del self._by_key[tunnel.key]
         del self._by_interface[tunnel.interface.index]
 
+    def probe(self) -> None:
+        """Ask for link addresses that tunnels need and nobody has told, once after each change of the tables.
+
+        VPP tracks a tunnel's destination and sends one speculative ARP when its adjacency appears (ip4_neighbor.c).
+        """
+        generation = self._graph.family4.generation
+        if generation == self._probed_generation:
+            return
+        self._probed_generation = generation
+        for tunnel in self._by_interface.values():
+            adjacency = tunnel.fib.lookup(tunnel.destination)
+            if adjacency.kind in {GLEAN, INCOMPLETE} and adjacency.interface is not None:
+                target = tunnel.destination if adjacency.kind == GLEAN else adjacency.next_hop
+                source = adjacency.interface.source_address(4, target)
+                self._graph.arp.request(adjacency.interface, target, source)
+
     def encap(self, packet: Packet) -> Node | None:
         """vxlan4-encap: outer headers in front of the frame, then a lookup in the tunnel's table."""
         tunnel = self._by_interface.get(packet.tx.index)
         if tunnel is None:
-            self._errors.drop(packet, self._encap_name, "no such tunnel packets")
+            self._errors.drop(packet, "vxlan4-encap", "no such tunnel packets")
             return None
         hash_value = inner_hash(packet)
         length = packet.end - packet.start + OUTER_LENGTH

@@ -9,10 +9,10 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from contiv.emulator.vpp.devices.af_packet import AfPacketDevice
+from contiv.emulator.vpp.devices.tap import HostSide, TapDevice
 from contiv.emulator.vpp.handlers.convert import address, interface_prefix, mac_bytes
 from contiv.emulator.vpp.interface import NO_INTERFACE
 from contiv.emulator.vpp.refusal import Refusal
-from contiv.emulator.vpp.devices.tap import HostSide, TapDevice
 from contiv.emulator.vpp.vxlan import Tunnel, TunnelKey
 
 if TYPE_CHECKING:

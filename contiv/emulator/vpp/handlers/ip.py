@@ -91,6 +91,8 @@ class IpHandlers:
             fib.put(value, length, source=source, contribution=Contribution(wanted, _flags(wanted)))
         else:
             fib.drop_source(value, length, source=source)
+        for path in paths if message.is_add else ():
+            self._machine.probe(version, path.sw_if_index, path.next_hop)
         entry = fib.exact(value, length)
         return {"stats_index": NO_INDEX if entry is None else entry.index}
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from contiv.vpp.api import RECORD_VERSION, read_record
 
 if TYPE_CHECKING:
-    from contiv.emulator.vpp.serve.cli import Cli
     from contiv.emulator.vpp.handlers import Fields
+    from contiv.emulator.vpp.serve.cli import Cli
 
 VERSION: Final = f"{RECORD_VERSION}-emulated"
 

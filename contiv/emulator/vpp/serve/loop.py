@@ -33,6 +33,8 @@ class Loop:
         self._devices: dict[int, Callable[[], None]] = {}
         self._running = True
         self.ticks: list[Callable[[], None]] = []
+        self.after_control: Callable[[], None] = lambda: None
+        """Called after each turn: what the API changed may have consequences."""
 
     def watch_control(self, source: Source, callback: Callable[[int], None]) -> None:
         """Call ``callback`` with the event mask when ``source`` can be read (or written, see ``want_write``)."""
@@ -77,6 +79,7 @@ class Loop:
                 callback = control.get(number)
                 if callback is not None:
                     callback(mask)
+            self.after_control()
             for number, receive in waiting:
                 if devices.get(number) is receive:  # an API call of this turn may have deleted it
                     receive()
