@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -11,11 +11,9 @@ from aiohttp import web
 from contiv.controller import Controller
 from contiv.controller.cluster import ClusterState
 from contiv.controller.event import DownstreamResync, Event
-from contiv.model.ip import encode_hook
+from contiv.model.ip import Address, Network
 from contiv.model.node import NodeStatus
 from contiv.network.state import NetworkState
-
-_encoder = msgspec.json.Encoder(enc_hook=encode_hook)
 
 
 class Views:
@@ -116,7 +114,25 @@ async def _accepted(call: Callable[[Event], Awaitable[object]], event: Event) ->
 
 
 def _json(value: Any) -> web.Response:
-    return _raw(_encoder.encode(value))
+    return _raw(msgspec.json.encode(_readable(value)))
+
+
+def _readable(value: Any) -> Any:
+    """The value with addresses and networks as text; msgspec would spell out their integers."""
+    match value:
+        case Address() | Network():
+            return str(value)
+        case msgspec.Struct():
+            config = value.__struct_config__
+            tagged = {config.tag_field: config.tag} if config.tag_field else {}
+            named = {each.encode_name: getattr(value, each.name) for each in msgspec.structs.fields(value)}
+            return tagged | {name: _readable(each) for name, each in named.items()}
+        case Mapping():
+            return {key: _readable(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_readable(each) for each in value]
+        case _:
+            return value
 
 
 def _raw(body: bytes) -> web.Response:

@@ -108,10 +108,3 @@ class Network(msgspec.Struct, frozen=True, order=True, gc=False):
 
     def __str__(self) -> str:
         return f"{self.address}/{self.length}"
-
-
-def encode_hook(value: object) -> str:
-    """For ``msgspec`` encoders: addresses and networks as text."""
-    if isinstance(value, Address | Network):
-        return str(value)
-    raise NotImplementedError(f"cannot encode {type(value).__name__}")
