@@ -6,7 +6,8 @@ bridge lives in a network namespace of its own, which this program enters before
 ::
 
     python bench/cni.py                          the plugin against a handler that does nothing, and bridge
-    python bench/cni.py --socket /run/contiv/cni.sock    the plugin against a running agent, and bridge
+    python bench/cni.py --dataplane vpp          the plugin against an agent on VPP (or emulator), and bridge
+    python bench/cni.py --socket /run/contiv/cni.sock    the plugin against an agent that runs, and bridge
 
 For use by other programs: ``Plugin``, ``namespaces``, ``one_by_one``, ``at_once``, ``table``.
 """
@@ -27,6 +28,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import one_node
 
 ROOT = Path(__file__).parents[1]
 CONTIV = ROOT / "cni" / "contiv-cni"
@@ -261,11 +264,15 @@ def main() -> None:
     """Measure what the command line asks for and print it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--socket", type=Path, help="socket of a running agent; without it a handler that does nothing")
+    parser.add_argument("--dataplane", choices=("auto", "vpp", "emulator"), help="start a node of its own with this")
     parser.add_argument("--calls", type=int, default=100, help="calls one by one")
     parser.add_argument("--burst", type=int, default=100, help="calls at once")
     options = parser.parse_args()
-    enter_own_namespace()
     with ExitStack() as stack:
+        if options.dataplane:
+            run_dir = stack.enter_context(one_node.node(options.dataplane))
+            options.socket = run_dir / "node-1" / "run" / "cni.sock"
+        enter_own_namespace()
         pods = stack.enter_context(namespaces(options.burst))
         socket = options.socket or stack.enter_context(idle_server())
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))

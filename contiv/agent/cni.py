@@ -10,7 +10,6 @@ import structlog
 from contiv.cni import model as cni
 from contiv.controller.event import ControllerError, Event
 from contiv.errors import CniError, ContivError, SchedulerError
-from contiv.linux import netns
 from contiv.model.ip import Network
 from contiv.model.node import Attachment
 from contiv.network.events import AddPod, DeletePod
@@ -49,8 +48,7 @@ class Handler:
     async def delete(self, request: cni.DelRequest, /) -> None:
         """Detach a pod; the unknown is no error."""
         self._refuse_unready(cni.TRY_AGAIN_LATER)
-        gone = not (request.netns and netns.exists(request.netns))
-        await self._ask(DeletePod(container_id=request.container_id, if_name=request.ifname, netns_gone=gone))
+        await self._ask(DeletePod(container_id=request.container_id, if_name=request.ifname))
 
     async def check(self, request: cni.CheckRequest, /) -> None:
         """Compare what ADD answered with what the agent holds."""
@@ -82,8 +80,7 @@ class Handler:
             if name in request.valid:
                 continue
             try:
-                gone = not netns.exists(attachment.netns)
-                await self._ask(DeletePod(container_id=name.container_id, if_name=name.ifname, netns_gone=gone))
+                await self._ask(DeletePod(container_id=name.container_id, if_name=name.ifname))
             except CniError as error:
                 failures.append(f"{name.container_id}/{name.ifname}: {error}")
         if failures:

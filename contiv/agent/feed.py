@@ -15,6 +15,7 @@ import structlog
 
 from contiv.controller.cluster import ClusterResync, ClusterState, KubeChange, NodeClaimChange
 from contiv.controller.event import Event
+from contiv.errors import StoreError
 from contiv.model import keys, kube
 from contiv.model.node import Attachment
 from contiv.network.node_id import parse_claim, parse_claims
@@ -22,6 +23,8 @@ from contiv.store.client import Etcd
 from contiv.store.records import Change, Record, Snapshot
 
 log = structlog.get_logger(__name__)
+
+RETRY_S: Final = 1.0
 
 Push = Callable[[Event], Awaitable[object]]
 _attachments: Final = msgspec.json.Decoder(Attachment)
@@ -67,15 +70,25 @@ class Feed:
             return objects.revision, claims.revision
 
     async def _follow(self, prefix: str, revision: int, convert: Callable[[Change], Event | None]) -> None:
+        """Push changes past ``revision``; what a resync has read already is not played again over it."""
         async with self._etcd.watch(prefix, start_revision=revision + 1) as watch:
             async for batch in watch:
                 if batch.resync:
-                    await self._resync(f"the watch of {prefix} started over")
+                    revision = max(revision, await self._read_again(prefix))
                 for change in batch.events:
-                    event = convert(change)
+                    event = convert(change) if change.mod_revision > revision else None
                     if event is not None:
                         self._known.apply(event)
                         await self._push(event)
+
+    async def _read_again(self, prefix: str) -> int:
+        """A resync that waits for etcd; returns the older of the two revisions that it read."""
+        while True:
+            try:
+                return min(await self._resync(f"the watch of {prefix} started over"))
+            except StoreError as error:
+                log.warning("etcd cannot be read, trying again", error=str(error), retry_s=RETRY_S)
+                await asyncio.sleep(RETRY_S)
 
     def _kube_change(self, change: Change) -> Event | None:
         old = self._known.objects.get(change.key)

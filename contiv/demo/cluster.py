@@ -14,12 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import aiohttp
+
 from contiv import processes
-from contiv.demo import commands
+from contiv.demo import commands, traces
 from contiv.demo.api import Api, ApiRefusal, Object, key_of
 from contiv.demo.kubelet import Kubelet
 from contiv.demo.node import Node
-from contiv.demo.placement import Placement, is_ready
+from contiv.demo.placement import Placement
 from contiv.demo.rundir import RunDirectory
 from contiv.demo.wire import Wire
 from contiv.errors import DemoError
@@ -29,6 +31,7 @@ from contiv.store.embedded import EmbeddedEtcd
 API_READY_S: Final = 20.0
 NODES_READY_S: Final = 60.0
 PODS_READY_S: Final = 60.0
+WITHDRAW_S: Final = 20.0
 NODES_MAX: Final = 64
 STUCK_SHOWN: Final = 10
 
@@ -65,6 +68,8 @@ class DemoCluster:
         self.kubelets: dict[str, Kubelet] = {}
         self.kubeconfig = kubeconfig or ""
         self.etcd = ""
+        self._traces = False
+        self._created: list[str] = []
         self.workers: Workers
         self.api: Api
 
@@ -85,7 +90,22 @@ class DemoCluster:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        return await self._stack.__aexit__(kind, error, trace)
+        try:
+            await self._withdraw()
+        finally:
+            suppressed = await self._stack.__aexit__(kind, error, trace)
+        return suppressed
+
+    async def _withdraw(self) -> None:
+        """Take from an API server that stays what the demo put there."""
+        if not self._traces:
+            return
+        try:
+            async with asyncio.timeout(WITHDRAW_S):
+                await traces.remove_nodes(self.api, [node.name for node in self.nodes])
+                await traces.remove_objects(self.api, self._created)
+        except (ApiRefusal, aiohttp.ClientError, TimeoutError) as error:
+            self._say(f"objects of the demo stay in the API server: {type(error).__name__} {error}")
 
     # ---- up ----------------------------------------------------------------------------------------------
 
@@ -101,6 +121,9 @@ class DemoCluster:
         self._say("starting the API server" if not self._given_kubeconfig else "reaching the API server")
         await self._start_api()
         await self._start_ksr()
+        if self._given_kubeconfig:
+            await traces.remove_nodes(self.api, [f"node-{number}" for number in range(1, self._count + 1)])
+            self._traces = True
         self._say(f"starting {self._count} nodes")
         await self._start_nodes()
         for node in self.nodes:
@@ -147,14 +170,12 @@ class DemoCluster:
         await asyncio.gather(*(node.stop() for node in self.nodes))
 
     async def _nodes_ready(self) -> None:
-        waiting = {node.name for node in self.nodes}
         try:
-            async with asyncio.timeout(NODES_READY_S), aclosing(self.api.watch("/api/v1/nodes")) as watched:
-                async for known in watched:
-                    waiting -= {name for name, node in known.items() if is_ready(node)}
-                    if not waiting:
-                        return
+            async with asyncio.timeout(NODES_READY_S):
+                for kubelet in self.kubelets.values():
+                    await kubelet.ready.wait()
         except TimeoutError:
+            waiting = {name for name, kubelet in self.kubelets.items() if not kubelet.ready.is_set()}
             raise self._not_ready(waiting) from None
 
     def _not_ready(self, names: set[str]) -> processes.ProcessFailed:
@@ -167,12 +188,13 @@ class DemoCluster:
 
     async def create(self, thing: Object) -> Object:
         """Create an object of a manifest, or take the one that is there."""
+        path = await self.api.collection(thing)
         try:
             created = await self.api.create(thing)
+            self._created.append(f"{path}/{thing['metadata']['name']}")
         except ApiRefusal as refusal:
             if refusal.reason != "AlreadyExists":
                 raise
-            path = await self.api.collection(thing)
             created = await self.api.request("GET", f"{path}/{thing['metadata']['name']}")
         if thing["kind"] == "Namespace":
             await self._service_account(thing["metadata"]["name"])

@@ -23,7 +23,8 @@ LOOPBACK: Final = 1
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A link as the kernel has it. ``peer`` is the index of a veth's other end, 0 for other kinds."""
+    """A link as the kernel has it. ``peer`` is the index of a veth's other end, ``parent`` that of what a macvlan
+    stands on, 0 for other kinds; both count in the namespace where that link is."""
 
     index: int
     name: str
@@ -33,6 +34,7 @@ class Link(msgspec.Struct, frozen=True):
     kind: str = ""
     alias: str = ""
     peer: int = 0
+    parent: int = 0
     master: int = 0
 
     def owned_by(self, key: str) -> bool:
@@ -81,6 +83,22 @@ def create_veth(
     return Request(RTM_NEWLINK, CREATE | EXCL, _message(*attributes), f"veth {name} to {peer}", "creation")
 
 
+def create_macvlan(name: str, parent: int, *, netns: int, mtu: int) -> Request:
+    """A macvlan in passthru mode, born in the namespace of the descriptor ``netns``; it has the MAC of its parent.
+
+    A parent carries one of them at most: the kernel refuses a second (drivers/net/macvlan.c).
+    """
+    data = {"attrs": [("IFLA_MACVLAN_MODE", "passthru")]}
+    message = _message(
+        ("IFLA_IFNAME", name),
+        ("IFLA_LINK", parent),
+        ("IFLA_NET_NS_FD", netns),
+        ("IFLA_MTU", mtu),
+        ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "macvlan"), ("IFLA_INFO_DATA", data)]}),
+    )
+    return Request(RTM_NEWLINK, CREATE | EXCL, message, f"macvlan {name}", "creation")
+
+
 def create_bridge(name: str, *, mtu: int) -> Request:
     """A Linux bridge; it forwards as soon as it and its ports are up (no spanning tree)."""
     message = _message(
@@ -117,13 +135,11 @@ def set_master(index: int, master: int, *, name: str) -> Request:
     return Request(RTM_SETLINK, 0, _message(("IFLA_MASTER", master), index=index), f"link {name}", "master")
 
 
-def move(index: int, target: int, *, name: str, new_name: str = "") -> Request:
-    """Move the link into the namespace of the descriptor ``target``; it arrives down, bare and unmarked.
-
-    ``new_name`` renames it on the way, so that a name taken here or there is never in between.
-    """
-    message = _message(("IFLA_NET_NS_FD", target), ("IFLA_IFNAME", new_name or name), ("IFLA_IFALIAS", ""), index=index)
-    return Request(RTM_SETLINK, 0, message, f"link {name}", "namespace")
+def move(index: int, target: int, *, name: str) -> Request:
+    """Move the link into the namespace of the descriptor ``target``; it arrives down and bare."""
+    return Request(
+        RTM_SETLINK, 0, _message(("IFLA_NET_NS_FD", target), index=index), f"link {name}", "namespace"
+    )
 
 
 def remove(index: int, *, name: str) -> Request:
@@ -161,5 +177,6 @@ def _link(answer: Any) -> Link:
         kind=kind,
         alias=answer.get_attr("IFLA_IFALIAS") or "",
         peer=(answer.get_attr("IFLA_LINK") or 0) if kind == "veth" else 0,
+        parent=(answer.get_attr("IFLA_LINK") or 0) if kind == "macvlan" else 0,
         master=answer.get_attr("IFLA_MASTER") or 0,
     )

@@ -14,7 +14,7 @@ import os
 import msgspec
 
 from contiv.linux import ipv6, links, netns, offloads
-from contiv.linux.errors import KernelRefusal, LinkMissing
+from contiv.linux.errors import KernelRefusal
 from contiv.linux.netlink import Conversation
 from contiv.model.linux import Veth
 
@@ -50,22 +50,6 @@ def change_far_end(veth: Veth) -> None:
         peer = links.find(conversation, veth.peer)
         if peer is not None:
             conversation.run([links.set_mtu(peer.index, veth.mtu, name=veth.peer)])
-
-
-def move_far_end(veth: Veth, *, old: Veth) -> None:
-    """In the far end's namespace: move it to where, and rename it to what, ``veth`` says.
-
-    ``LinkMissing`` when it is not there any more, ``NamespaceMissing`` when there is nowhere to go.
-    """
-    target = netns.open_namespace(veth.peer_netns)
-    try:
-        with Conversation() as conversation:
-            peer = links.find(conversation, old.peer)
-            if peer is None:
-                raise LinkMissing(old.peer, old.peer_netns)
-            conversation.run([links.move(peer.index, target, name=old.peer, new_name=veth.peer)])
-    finally:
-        os.close(target)
 
 
 def read(link: links.Link, wanted: Veth | None) -> Veth:

@@ -15,6 +15,7 @@ import msgspec
 from contiv.model.ip import Address, Network
 
 VETH_PREFIX: Final = "linux/veth/"
+MACVLAN_PREFIX: Final = "linux/macvlan/"
 INTERFACE_PREFIX: Final = "linux/interface/"
 
 Offloads = tuple[tuple[str, bool], ...]
@@ -61,6 +62,17 @@ class Veth(msgspec.Struct, frozen=True):
     requires: tuple[str, ...] = ()
 
 
+class Macvlan(msgspec.Struct, frozen=True):
+    """A link in the pod's namespace on top of ``parent``, a link in the agent's own: it sends and receives all of the
+    parent's frames and has its MAC (macvlan in passthru mode). A parent carries one at most."""
+
+    parent: str
+    name: str
+    netns: str
+    mtu: int
+    requires: tuple[str, ...] = ()
+
+
 class Interface(msgspec.Struct, frozen=True):
     """The configuration of a link that exists, or that something in ``requires`` makes.
 
@@ -86,6 +98,11 @@ class Interface(msgspec.Struct, frozen=True):
 def veth_key(name: str) -> str:
     """Key of the veth pair whose end in the agent's own namespace is ``name``."""
     return f"{VETH_PREFIX}{name}"
+
+
+def macvlan_key(parent: str) -> str:
+    """Key of the macvlan on top of ``parent``."""
+    return f"{MACVLAN_PREFIX}{parent}"
 
 
 def interface_key(logical: str) -> str:

@@ -20,15 +20,14 @@ class AddPod(Event, frozen=True):
 
 
 class DeletePod(Event, frozen=True):
-    """Detach a pod; for an unknown one nothing happens. ``netns_gone``: its end of the interface went along."""
+    """Detach a pod; for an unknown one nothing happens."""
 
     container_id: str
     if_name: str
-    netns_gone: bool
 
     def describe(self) -> str:
         return f"{self.container_id}/{self.if_name}"
 
 
 class PrepareInterfaces(Event, frozen=True):
-    """Make again the spare interfaces that pods took along."""
+    """Make some more of the interfaces that are kept ahead of need."""

@@ -105,10 +105,9 @@ class NetworkHandler(EventHandler[ClusterState]):
                     self._fresh.add(event.request.owner)
                     self._save(attachment)
             case DeletePod():
-                gone, changes = self.state.delete_pod(event.container_id, event.if_name, netns_gone=event.netns_gone)
+                gone, changes = self.state.delete_pod(event.container_id, event.if_name)
                 if gone is not None:
                     self._forget(gone)
-                    self._prepare = self._prepare or event.netns_gone
             case PrepareInterfaces():
                 self.state.slots.grow(PREPARED_STEP)
                 self._prepare = self.state.slots.prepared < self.state.slots.target
@@ -131,10 +130,9 @@ class NetworkHandler(EventHandler[ClusterState]):
         if not isinstance(event, AddPod) or event.request.owner not in self._fresh:
             return {}
         request = event.request
-        gone, changes = self.state.delete_pod(request.container_id, request.if_name, netns_gone=True)
+        gone, changes = self.state.delete_pod(request.container_id, request.if_name)
         if gone is not None:
             self._forget(gone)
-            self._prepare = True
         return changes  # type: ignore[return-value]
 
     async def after_commit(self, commit: Commit) -> None:

@@ -75,7 +75,7 @@ def _host_interconnect(subnets: ClusterSubnets, node: NodeAddresses, *, tap: boo
         link_key = vpp.interface_key(HOST_VPP)
     else:
         link_key = linux.veth_key(HOST_VPP)
-        desired |= veth(HOST_VPP, peer=HOST_LINUX, peer_netns="", peer_mac=linux_mac, mtu=mtu)
+        desired[link_key] = linux.Veth(name=HOST_VPP, peer=HOST_LINUX, peer_mac=linux_mac, mtu=mtu)
         values.append(vpp.AfPacket(name=HOST_VPP, host_if=HOST_VPP, mac=vpp_mac, mtu=mtu, requires=(link_key,)))
     desired |= dict(vpp.entry(value) for value in values)
     gateway = node.host_vpp.address
@@ -107,22 +107,7 @@ def _uplink(uplink: Uplink) -> Desired:
     if uplink.gateway is not None:
         values.append(vpp.Route(vrf=0, destination=DEFAULT_ROUTE, gateway=uplink.gateway, interface=UPLINK))
     desired: Desired = dict(vpp.entry(value) for value in values)
-    desired[linux.interface_key(UPLINK)] = link_up(UPLINK, uplink.host_if, requires=(vpp.interface_key(UPLINK),))
+    # the kernel's side: no IPv6 of its own on a NIC that is VPP's
+    kernel_side = linux.Interface(logical=UPLINK, name=uplink.host_if, requires=(vpp.interface_key(UPLINK),))
+    desired[linux.interface_key(UPLINK)] = kernel_side
     return desired
-
-
-def veth(name: str, *, peer: str, peer_netns: str, peer_mac: str, mtu: int) -> Desired:
-    """A veth pair for VPP's af_packet: ``name`` is VPP's end, put up only once VPP holds it.
-
-    A VPP stopped answering for good when the kernel's ends of many pairs spoke while their interfaces were being
-    created, so the pair comes up last.
-    """
-    return {
-        linux.veth_key(name): linux.Veth(name=name, peer=peer, peer_netns=peer_netns, peer_mac=peer_mac, mtu=mtu),
-        linux.interface_key(f"{name}-up"): link_up(f"{name}-up", name, requires=(vpp.interface_key(name),)),
-    }
-
-
-def link_up(logical: str, name: str, *, requires: tuple[str, ...]) -> linux.Interface:
-    """VPP's end of a link: up, without addresses and without IPv6 of its own."""
-    return linux.Interface(logical=logical, netns="", name=name, up=True, requires=requires)

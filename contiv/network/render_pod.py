@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from contiv.model import linux, vpp
 from contiv.model.ip import Network
 from contiv.model.node import Attachment
 from contiv.network.ipam import NodeAddresses
 from contiv.network.naming import pod_macs
-from contiv.network.render_host import POD_GATEWAY, Desired, link_up
+from contiv.network.render_host import POD_GATEWAY, Desired
 
 DEFAULT_ROUTE: Final = Network(4, 0, 0)
 
@@ -31,29 +29,38 @@ def render(pod: Attachment, node: NodeAddresses, *, tap: bool, mtu: int) -> Desi
     ready = tuple(vpp.key_of(value) for value in (unnumbered, neighbour, route))
     up = vpp.AdminUp(interface=name, requires=ready)
     desired = link | dict(vpp.entry(value) for value in (unnumbered, neighbour, route, up))
-    link_key = vpp.interface_key(name) if tap else linux.veth_key(name)
+    link_key = vpp.interface_key(name) if tap else linux.macvlan_key(far_end_of(name))
     desired[linux.interface_key(name)] = _pod_side(pod, node, mtu=mtu, link_key=link_key)
     return desired
 
 
 def render_slot(name: str, node: NodeAddresses, *, mtu: int) -> Desired:
-    """A veth pair and VPP's hold on it, the other end at home and down."""
+    """A veth pair, VPP's hold on its near end, and the far end up, both in the node's own namespace."""
     pod_mac, vpp_mac = pod_macs(node.node_id, name)
-    veth = linux.Veth(name=name, peer=f"{name}p", peer_mac=pod_mac, mtu=mtu)
+    far_end = far_end_of(name)
+    veth = linux.Veth(name=name, peer=far_end, peer_mac=pod_mac, mtu=mtu)
     interface = vpp.AfPacket(name=name, host_if=name, mac=vpp_mac, mtu=mtu, requires=(linux.veth_key(name),))
-    return {linux.veth_key(name): veth, vpp.interface_key(name): interface}
+    # VPP brings its own end up and down; the far end speaks only once VPP holds the other
+    up = linux.Interface(logical=far_end, name=far_end, up=True, requires=(vpp.interface_key(name),))
+    return {linux.veth_key(name): veth, vpp.interface_key(name): interface, linux.interface_key(far_end): up}
+
+
+def far_end_of(name: str) -> str:
+    """The Linux name of a slot's far end."""
+    return f"{name}p"
 
 
 def _slot_in_pod(pod: Attachment, node: NodeAddresses, *, mtu: int) -> Desired:
-    """The slot with its other end in the pod, and VPP's end up once everything is ready."""
-    name = pod.interface
-    desired = render_slot(name, node, mtu=mtu)
-    veth = desired[linux.veth_key(name)]
-    assert isinstance(veth, linux.Veth)
-    desired[linux.veth_key(name)] = msgspec.structs.replace(veth, peer=pod.if_name, peer_netns=pod.netns)
-    up = f"{name}-up"
-    desired[linux.interface_key(up)] = link_up(up, name, requires=(vpp.admin_up_key(name),))
-    return desired
+    """The slot with a macvlan on its far end, in the pod."""
+    far_end = far_end_of(pod.interface)
+    macvlan = linux.Macvlan(
+        parent=far_end,
+        name=pod.if_name,
+        netns=pod.netns,
+        mtu=mtu,
+        requires=(linux.interface_key(far_end),),
+    )
+    return render_slot(pod.interface, node, mtu=mtu) | {linux.macvlan_key(far_end): macvlan}
 
 
 def _tap(pod: Attachment, *, mtu: int) -> Desired:

@@ -1,16 +1,16 @@
 """The pod interfaces that a node keeps ready: which exist ahead of need, which pod has which. Pure.
 
 With veth and af_packet the kernel makes VPP wait some 40 ms for an interface (RCU), standing still meanwhile. So the
-interfaces of a node's pods are made ahead, as *slots*: VPP already holds its end of each veth pair, the other end
-waits in the node's own namespace and moves into the pod's when one comes, and home again when it goes. Slots
+interfaces of a node's pods are made ahead, as *slots*: VPP holds the near end of a veth pair, the far end waits in the
+node's own namespace, and a pod gets a macvlan on it, which costs under a millisecond. Slots
 ``0 … prepared-1`` always exist; beyond them they are made on demand and removed after use. ``prepared`` grows to
 ``target`` step by step, so that no pod waits while a node's interfaces are made.
 """
 
 from __future__ import annotations
 
-import heapq
 import re
+from collections import deque
 from typing import Final
 
 from contiv.errors import NetworkError
@@ -27,14 +27,13 @@ class InterfaceSlots:
         self.prepared = 0
         self._owner_of: dict[int, str] = {}
         self._slot_of: dict[str, int] = {}
-        self._free: list[int] = []
+        self._free: deque[int] = deque()
         self.grow(prepared)
 
     def grow(self, step: int) -> None:
         """Keep ``step`` slots more ahead, up to the target."""
         reached = min(self.prepared + step, self.target)
-        for number in range(self.prepared, reached):
-            heapq.heappush(self._free, number)
+        self._free.extend(range(self.prepared, reached))
         self.prepared = max(self.prepared, reached)
 
     @staticmethod
@@ -51,12 +50,15 @@ class InterfaceSlots:
         return _number(name) < self.prepared
 
     def allocate(self, owner: str) -> str:
-        """The slot of ``owner``: the one it has, else the lowest free one."""
+        """The slot of ``owner``: the one it has, else the one that has been free for longest.
+
+        So a slot that cannot serve, since an unknown pod still sits on it, does not meet every pod that comes.
+        """
         if owner in self._slot_of:
             return self.name(self._slot_of[owner])
         while self._free and self._free[0] in self._owner_of:
-            heapq.heappop(self._free)
-        number = heapq.heappop(self._free) if self._free else self._beyond()
+            self._free.popleft()
+        number = self._free.popleft() if self._free else self._beyond()
         self._take(number, owner)
         return self.name(number)
 
@@ -74,7 +76,7 @@ class InterfaceSlots:
             return None
         del self._owner_of[number]
         if number < self.prepared:
-            heapq.heappush(self._free, number)
+            self._free.append(number)
         return self.name(number)
 
     def _beyond(self) -> int:

@@ -141,8 +141,8 @@ class NetworkState:
         self.attachments[request.owner] = attachment
         return attachment, self._pod(attachment)
 
-    def delete_pod(self, container_id: str, if_name: str, *, netns_gone: bool) -> tuple[Attachment | None, Changes]:
-        """Detach a pod; for an unknown one nothing. With ``netns_gone`` its end of the veth pair went along."""
+    def delete_pod(self, container_id: str, if_name: str) -> tuple[Attachment | None, Changes]:
+        """Detach a pod; for an unknown one nothing."""
         owner = owner_of(container_id, if_name)
         attachment = self.attachments.pop(owner, None)
         if attachment is None:
@@ -153,9 +153,8 @@ class NetworkState:
             return attachment, dict.fromkeys(before)
         name = self.slots.release(owner)
         assert name is not None, "an attachment on veth always has a slot"
-        if netns_gone or not self.slots.exists_ahead(name):
-            return attachment, dict.fromkeys(before)
-        return attachment, _difference(before, render_pod.render_slot(name, self.node, mtu=self.options.mtu))
+        kept = render_pod.render_slot(name, self.node, mtu=self.options.mtu) if self.slots.exists_ahead(name) else {}
+        return attachment, _difference(before, kept)
 
     def spares(self) -> Changes:
         """The spare slots; setting those that exist already changes nothing."""

@@ -144,33 +144,3 @@ async def test_the_pair_goes_with_its_namespace(new_netns: list[str], workers: W
     netns.delete(Path(new_netns[0]).name)
     await _gone(workers, near)
     await descriptor.delete(veth_key(near), veth, index)
-
-
-async def test_the_far_end_moves_into_a_pod_and_home_again_while_the_near_end_stays(
-    new_netns: list[str], workers: Workers, near: str
-) -> None:
-    descriptor = VethDescriptor(workers)
-    key = veth_key(near)
-    spare = Veth(near, f"{near}p", peer_mac=MAC)
-    index = await descriptor.create(key, spare)
-    in_pod = msgspec.structs.replace(spare, peer="eth0", peer_netns=new_netns[0])
-    assert not descriptor.must_recreate(key, spare, in_pod)
-    assert await descriptor.update(key, spare, in_pod, index) == index
-    assert [found.value for found in await descriptor.retrieve({key: in_pod}) if found.key == key] == [in_pod]
-    await descriptor.update(key, in_pod, spare, index)
-    assert [found.value for found in await descriptor.retrieve({key: spare}) if found.key == key] == [spare]
-    await descriptor.delete(key, spare, index)
-
-
-async def test_a_far_end_that_went_with_its_pod_cannot_come_home(
-    new_netns: list[str], workers: Workers, near: str
-) -> None:
-    descriptor = VethDescriptor(workers)
-    key = veth_key(near)
-    in_pod = Veth(near, "eth0", peer_netns=new_netns[0], peer_mac=MAC)
-    index = await descriptor.create(key, in_pod)
-    netns.delete(Path(new_netns[0]).name)
-    await _gone(workers, near)
-    spare = msgspec.structs.replace(in_pod, peer=f"{near}p", peer_netns="")
-    with pytest.raises(NamespaceMissing):
-        await descriptor.update(key, in_pod, spare, index)

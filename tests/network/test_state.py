@@ -54,7 +54,7 @@ def apply(desired: dict[str, object], changes: object) -> None:
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 5)),
-        st.tuples(st.sampled_from(["delete", "vanish"]), st.integers(0, 5)),
+        st.tuples(st.just("delete"), st.integers(0, 5)),
         st.tuples(st.just("claim"), st.integers(1, 4)),
         st.tuples(st.just("release"), st.integers(1, 4)),
     ),
@@ -69,9 +69,8 @@ def test_changes_always_lead_to_the_full_rendering(steps: list[tuple[str, int]],
     for what, number in steps:
         if what == "add":
             apply(desired, state.add_pod(request(number))[1])
-        elif what in ("delete", "vanish"):
-            apply(desired, state.delete_pod(f"c{number}", "eth0", netns_gone=what == "vanish")[1])
-            apply(desired, state.spares())
+        elif what == "delete":
+            apply(desired, state.delete_pod(f"c{number}", "eth0")[1])
         elif what == "claim":
             apply(desired, state.node_claimed(claim(number)))
         else:
@@ -86,7 +85,7 @@ def test_a_restart_from_what_was_persisted_wants_the_same(steps: list[tuple[str,
         if what == "add":
             state.add_pod(request(number))
         elif what == "delete":
-            state.delete_pod(f"c{number}", "eth0", netns_gone=False)
+            state.delete_pod(f"c{number}", "eth0")
         elif what == "claim":
             state.node_claimed(claim(number))
     restarted = a_state(tap=tap)
@@ -125,7 +124,7 @@ def test_a_full_subnet_is_a_clear_error_and_leaves_no_trace() -> None:
 
 
 def test_deleting_the_unknown_changes_nothing() -> None:
-    assert a_state().delete_pod("nobody", "eth0", netns_gone=False) == (None, {})
+    assert a_state().delete_pod("nobody", "eth0") == (None, {})
 
 
 def test_two_attachments_with_one_address_keep_the_first_and_name_the_second() -> None:

@@ -1,7 +1,6 @@
 """Veth pairs for the scheduler: key ``linux/veth/<name>``, metadata the index of the near end.
 
-Next: ``contiv.linux.veths``. The far end moves between namespaces in place, so that VPP keeps its hold on the near
-end; other names or MACs make the pair anew, and so does a far end that is not where it was left.
+Next: ``contiv.linux.veths``. What cannot be changed in place (names, namespace, MACs) makes the pair anew.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ class VethDescriptor(Descriptor[Veth, int]):
         return not isinstance(error, NamespaceMissing)
 
     def must_recreate(self, key: str, old: Veth, new: Veth) -> bool:
-        """All but MTU, offloads and the far end's place is fixed at birth."""
-        return not old.peer or _at_birth(old) != _at_birth(new)
+        """All but MTU and offloads is fixed at birth."""
+        return _at_birth(old) != _at_birth(new)
 
     def equivalent(self, key: str, old: Veth, new: Veth) -> bool:
         """Dependencies order the work; they are no property of the pair."""
@@ -53,11 +52,8 @@ class VethDescriptor(Descriptor[Veth, int]):
         return await self._workers.inside(OWN, lambda: veths.create(key, value))
 
     async def update(self, key: str, old: Veth, new: Veth, metadata: int) -> int:
-        """Change MTU and offloads, MTU of the far end included, and move the far end."""
-        if (new.peer, new.peer_netns) != (old.peer, old.peer_netns):
-            await self._workers.inside(old.peer_netns, lambda: veths.move_far_end(new, old=old))
-        if (new.mtu, new.offloads) != (old.mtu, old.offloads):
-            await self._workers.inside(OWN, lambda: veths.change(new, metadata, old=old))
+        """Change MTU and offloads, MTU of the far end included."""
+        await self._workers.inside(OWN, lambda: veths.change(new, metadata, old=old))
         if new.mtu != old.mtu:
             await self._workers.inside(new.peer_netns, lambda: veths.change_far_end(new))
         return metadata
@@ -95,4 +91,4 @@ def _near_ends(wanted: Mapping[str, Veth]) -> list[tuple[str, Veth, int]]:
 
 
 def _at_birth(veth: Veth) -> Veth:
-    return msgspec.structs.replace(veth, peer="", peer_netns="", mtu=0, offloads=(), requires=())
+    return msgspec.structs.replace(veth, mtu=0, offloads=(), requires=())

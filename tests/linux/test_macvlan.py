@@ -1,0 +1,63 @@
+"""Macvlans in pods by their descriptor, judged by what the kernel holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from contiv.linux import links, netns
+from contiv.linux.descriptors import MacvlanDescriptor, VethDescriptor
+from contiv.linux.errors import KernelRefusal, NamespaceMissing
+from contiv.linux.netlink import Conversation
+from contiv.linux.netns import OWN, Workers
+from contiv.model.linux import Macvlan, Veth, macvlan_key, veth_key
+
+pytestmark = pytest.mark.root
+MAC = "02:fe:12:34:56:79"
+
+
+def _link(name: str) -> links.Link | None:
+    with Conversation() as conversation:
+        return links.find(conversation, name)
+
+
+async def test_the_pod_gets_a_link_with_the_mac_of_the_far_end_and_loses_it_again(
+    new_netns: list[str], workers: Workers, near: str
+) -> None:
+    pairs, descriptor = VethDescriptor(workers), MacvlanDescriptor(workers)
+    far = f"{near}p"
+    pair = Veth(near, far, peer_mac=MAC)
+    pair_index = await pairs.create(veth_key(near), pair)
+    key, value = macvlan_key(far), Macvlan(parent=far, name="eth0", netns=new_netns[0], mtu=1450)
+    index = await descriptor.create(key, value)
+    link = await workers.inside(new_netns[0], lambda: _link("eth0"))
+    assert link is not None
+    assert (link.index, link.kind, link.mac, link.mtu, link.up) == (index, "macvlan", MAC, 1450, False)
+    assert [found.value for found in await descriptor.retrieve({key: value})] == [value]
+    with pytest.raises(KernelRefusal, match=f"on {far}"):
+        await descriptor.create(key, msgspec.structs.replace(value, name="eth1"))
+    await descriptor.delete(key, value, index)
+    assert await workers.inside(new_netns[0], lambda: _link("eth0")) is None
+    await descriptor.delete(key, value, index)
+    assert list(await descriptor.retrieve({key: value})) == []
+    await pairs.delete(veth_key(near), pair, pair_index)
+
+
+async def test_a_pod_that_is_gone_took_its_link_along_and_left_the_pair(
+    new_netns: list[str], workers: Workers, near: str
+) -> None:
+    pairs, descriptor = VethDescriptor(workers), MacvlanDescriptor(workers)
+    far = f"{near}p"
+    pair = Veth(near, far, peer_mac=MAC)
+    pair_index = await pairs.create(veth_key(near), pair)
+    key, value = macvlan_key(far), Macvlan(parent=far, name="eth0", netns=new_netns[0], mtu=1450)
+    index = await descriptor.create(key, value)
+    netns.delete(Path(new_netns[0]).name)
+    await descriptor.delete(key, value, index)
+    assert list(await descriptor.retrieve({key: value})) == []
+    assert await workers.inside(OWN, lambda: _link(far)) is not None
+    with pytest.raises(NamespaceMissing):
+        await descriptor.create(key, value)
+    await pairs.delete(veth_key(near), pair, pair_index)
