@@ -1,0 +1,60 @@
+"""One suite, two data planes: ``emulator`` everywhere, ``vpp`` where one is installed, else visibly skipped.
+
+``node`` is a running data plane for a module, ``vpp`` a client of it; what a test leaves in it is removed after it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from topology import Node, clean
+
+import contiv.vpp
+from contiv.linux.netns import Workers
+from contiv.vpp import lifecycle
+
+KINDS = ("emulator", pytest.param("vpp", marks=pytest.mark.vpp))
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    """Threads that enter namespaces."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    pool = Workers()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> lifecycle.Dataplane:
+    """Which data plane."""
+    if request.param == "vpp" and lifecycle.find_vpp() is None:
+        pytest.skip("no VPP is installed (CONTIV_VPP_PREFIX, /opt/vpp, PATH)")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def node(kind: lifecycle.Dataplane, workers: Workers) -> Iterator[Node]:
+    """A running data plane."""
+    made = Node(kind, workers)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+async def vpp(node: Node) -> AsyncIterator[contiv.vpp.Vpp]:
+    """A client of it."""
+    async with node.connect() as client:
+        yield client
+        await clean(client)
