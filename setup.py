@@ -20,6 +20,7 @@ KERNELS: dict[str, list[str]] = {
     "arrays": ["bulk.c", "codec.c"],
     "channel": ["codec.c"],
     "segment": ["stats.c"],
+    "shm": ["codec.c", "shm.c"],
 }
 
 SANITIZE = bool(os.environ.get("CONTIV_SANITIZE"))

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
 import vpp_papi
 from vpp_papi.vpp_papi import VPPApiJSONFiles
 
 import contiv.vpp
 from contiv import fastpath
 from contiv.vpp import api
+from contiv.vpp.shm import find_library
 
 # where the tests keep their way of starting a VPP
 TESTS = Path(__file__).parent.parent / "tests" / "vpp"
@@ -142,6 +142,9 @@ class Bench:
         source = Path(__file__).with_name("fastpath_client.c")
         flags = ["-std=c11", "-O2", "-D_POSIX_C_SOURCE=200809L"]
         subprocess.run(["cc", *flags, str(source), "-o", str(self.c_client)], check=True)
+        self.c_loop = folder / "shm"
+        source = Path(__file__).with_name("fastpath_shm.c")
+        subprocess.run(["cc", *flags, str(source), "-o", str(self.c_loop), "-ldl"], check=True)
 
     def by_c(self, data: bytes, replies: int) -> float:
         """Replies a second of the C client with these framed requests, once."""
@@ -177,7 +180,26 @@ class Bench:
         async with contiv.vpp.connect(self.vpp.api) as client:
             rows = await self.pings(client, papi)
             rows += await self.routes(client, papi)
-        return rows
+        return rows + await self.shared_memory()
+
+    async def shared_memory(self) -> list[Row]:
+        """control_ping through shared memory, beside a C loop on the same library."""
+        count = 3 * self.count
+        ours = theirs = 0.0
+        async with contiv.vpp.connect(self.vpp.api, shared_memory=self.vpp.shm_prefix) as client:
+            if client.bulk_transport != "shared memory":
+                print(f"no shared memory: {client.bulk_transport}", file=sys.stderr)
+                return []
+            library = find_library(self.vpp.prefix, client.version)
+            key = client.schema.messages["control_ping"].key
+            command = [str(self.c_loop), str(library), self.vpp.shm_prefix, key, str(count)]
+            for _ in range(self.repeat):
+                started = time.perf_counter()
+                await client.call_many("control_ping", {}, n=count)
+                ours = max(ours, count / (time.perf_counter() - started))
+                done = await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+                theirs = max(theirs, count / float(done.stdout))
+        return [rate("control_ping, one batch, shared memory", ours, theirs, "C loop", 0.8)]
 
     async def pings(self, client: contiv.vpp.Vpp, papi: dict[str, float]) -> list[Row]:
         """control_ping in all ways."""
@@ -248,7 +270,7 @@ def show(rows: list[Row]) -> None:
     for row in rows:
         verdict = "" if row.ratio >= row.wanted else "  below"
         print(
-            f"{row.what:{width}}  {row.ours:12,.2f} {row.theirs:12,.2f} {row.unit:4} {row.against:14} "
+            f"{row.what:{width}}  {row.ours:12,.4g} {row.theirs:12,.4g} {row.unit:4} {row.against:14} "
             f"{row.ratio:8.2f} {row.wanted:7g}{verdict}"
         )
 

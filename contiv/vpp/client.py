@@ -23,10 +23,12 @@ import numpy as np
 
 from contiv._fastpath import bulk
 from contiv._fastpath.channel import Batch, Channel, Incoming, Request
-from contiv.fastpath import Columns, Lack, Layout, Record, Schema
+from contiv._fastpath.shm import ShmError
+from contiv.fastpath import Columns, Lack, Layout, Ragged, Record, Schema
 from contiv.log import get_logger
 from contiv.vpp import api
 from contiv.vpp.errors import VppApiError, VppBusy, VppDisconnected, VppError, VppIncompatible, VppTimeout
+from contiv.vpp.shm import SharedMemory, ShmUnusable
 from contiv.vpp.transport import SocketProtocol
 
 log = get_logger(__name__)
@@ -105,6 +107,7 @@ class Vpp:
         connect_timeout_s: float = 10.0,
         reconnect: bool = False,
         max_in_flight: int = MAX_IN_FLIGHT,
+        shared_memory: str | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self.name = name
@@ -117,6 +120,9 @@ class Vpp:
         self._schema = schema
         self._prefix = prefix
         self._max_in_flight = max_in_flight
+        self._segment = shared_memory
+        self._shm: SharedMemory | None = None
+        self.bulk_transport = "socket"
         self._keep = reconnect
         self._keeper: asyncio.Task[None] | None = None
         self._protocol: SocketProtocol | None = None
@@ -197,6 +203,9 @@ class Vpp:
         protocol = self._protocol
         if protocol is None or self._channel is None:
             return
+        if self._shm is not None:
+            await self._shm.close()
+            self._shm = None
         request = self._requests.get("sockclnt_delete")
         if request is not None:
             # VPP releases the client by this message; at end of file it does so only if errno allows (socket_api.c)
@@ -245,6 +254,18 @@ class Vpp:
         await self._bind(protocol, reply.index)
         self._up.set()
         self.generation += 1
+        if self._segment is not None:
+            await self._open_shared_memory(self._segment)
+
+    async def _open_shared_memory(self, segment: str) -> None:
+        try:
+            prefix = api.find_prefix(self._prefix)
+            self._shm = await SharedMemory.open(self, segment=segment, prefix=prefix, name=self.name)
+            self.bulk_transport = "shared memory"
+        except ShmUnusable as error:
+            self._shm = None
+            self.bulk_transport = f"socket: {error}"
+            log.info("vpp_without_shared_memory", path=self.path, reason=str(error))
 
     def _handshake_incoming(self, number: int) -> Incoming | bool:
         if number != SOCKCLNT_CREATE_REPLY:
@@ -291,6 +312,9 @@ class Vpp:
         self._up.clear()
         self._down.set()
         self._protocol = self._channel = None
+        if self._shm is not None:
+            self._shm.gone()
+            self._shm = None
         for subscription in list(self._subscriptions):
             subscription.fail(VppDisconnected(reason))
 
@@ -420,7 +444,10 @@ class Vpp:
             return bulk.decode_many(self._reply_layout(message), [])
         _, channel = self._ready()
         request = self._request(message)
-        base = channel.reserve_contexts(n)
+        replies = self._reply_layout(message)
+        # messages of different sizes go by the socket
+        shared = None if any(isinstance(column, Ragged) for column in columns.values()) else self._shm
+        base = 1 if shared is not None else channel.reserve_contexts(n)
         data = bulk.encode_many(
             layout,
             columns,
@@ -430,7 +457,12 @@ class Vpp:
             contexts=np.arange(base, base + n, dtype=np.uint32),
             framed=True,
         )
-        return await self._send_many(request, (base, n), memoryview(data.data), check=check, timeout_s=timeout_s)
+        rows = np.zeros((n, replies.dtype.itemsize), np.uint8)
+        if shared is not None:
+            await self._exchange_many(shared, request, data.reshape(n, -1), rows, timeout_s=timeout_s)
+        else:
+            await self._send_many(request, base, memoryview(data.data), rows, timeout_s=timeout_s)
+        return self._checked(request.name, replies, rows, check=check)
 
     def _reply_layout(self, message: str) -> Layout:
         reply = self.schema.messages[message].reply
@@ -442,14 +474,11 @@ class Vpp:
         return layout
 
     async def _send_many(
-        self, request: Request, span: tuple[int, int], data: memoryview, *, check: bool, timeout_s: float | None
-    ) -> Columns:
+        self, request: Request, base: int, data: memoryview, rows: Any, *, timeout_s: float | None
+    ) -> None:
         protocol, channel = self._ready()
-        base, n = span
-        layout = self._reply_layout(request.name)
-        expected = channel.incoming_of(self._requests[layout.name].msg_id)
+        expected = channel.incoming_of(self._requests[self._reply_layout(request.name).name].msg_id)
         assert not isinstance(expected, bool)
-        rows = np.zeros((n, layout.dtype.itemsize), np.uint8)
         future: asyncio.Future[Any] = self._loop.create_future()
         channel.expect_many(request, expected, base, rows, future, *self._deadline(timeout_s))
         protocol.requested()
@@ -459,11 +488,31 @@ class Vpp:
         finally:
             channel.forget_many(base)
             future.cancel()
-        columns = Columns(layout, rows, np.zeros(n, np.uint32), np.empty(0, np.uint8))
+
+    async def _exchange_many(
+        self, shared: SharedMemory, request: Request, data: Any, rows: Any, *, timeout_s: float | None
+    ) -> None:
+        reply = self._reply_layout(request.name).name
+        offset = self.schema.messages[reply].context_offset
+        assert offset is not None
+        seconds = self.timeout_s if timeout_s is None else timeout_s
+        number = self._requests[reply].msg_id
+        try:
+            await shared.exchange(data, rows, skip=bulk.FRAME, reply=(number, offset), timeout_s=seconds)
+        except ShmError as error:
+            self._shm = None
+            self.bulk_transport = f"socket: {error}"
+            if not self.connected:
+                raise VppDisconnected(f"{request.name}: {self._reason}") from error
+            raise VppTimeout(request.name, seconds) from error
+
+    @staticmethod
+    def _checked(message: str, layout: Layout, rows: Any, *, check: bool) -> Columns:
+        columns = Columns(layout, rows, np.zeros(len(rows), np.uint32), np.empty(0, np.uint8))
         if check and "retval" in (layout.dtype.names or ()):
             failed = np.flatnonzero(columns["retval"])
             if len(failed):
-                raise VppApiError(request.name, int(columns["retval"][failed[0]]), reply=columns)
+                raise VppApiError(message, int(columns["retval"][failed[0]]), reply=columns)
         return columns
 
     async def dump(self, message: str, /, *, timeout_s: float | None = None, **fields: Any) -> list[Record]:
@@ -528,11 +577,14 @@ def connect(
     connect_timeout_s: float = 10.0,
     reconnect: bool = False,
     max_in_flight: int = MAX_IN_FLIGHT,
+    shared_memory: str | None = None,
 ) -> Vpp:
     """A client of the VPP that listens on the Unix socket ``path``: ``async with connect(path) as vpp``.
 
     ``schema`` or the api files under ``prefix`` say how its messages look; without them the definitions that fit the
     VPP that runs are found (installed files, this project's record, VPP itself). Times are in seconds.
+    ``shared_memory`` is the prefix of VPP's api-segment ("" for its default): ``call_many`` then goes through shared
+    memory where that works; ``bulk_transport`` says whether it does.
     """
     return Vpp(
         path,
@@ -543,4 +595,5 @@ def connect(
         connect_timeout_s=connect_timeout_s,
         reconnect=reconnect,
         max_in_flight=max_in_flight,
+        shared_memory=shared_memory,
     )
