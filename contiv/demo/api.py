@@ -32,7 +32,7 @@ log = get_logger(__name__)
 REQUEST_TIMEOUT_S: Final = 30.0
 READY_POLL_S: Final = 0.05
 CONNECTIONS: Final = 64
-STRATEGIC: Final = "application/strategic-merge-patch+json"
+MERGE: Final = "application/merge-patch+json"
 DETAIL_CHARS: Final = 300
 
 
@@ -106,8 +106,8 @@ class Api:
         return f"{group}/namespaces/{place}/{plural}" if namespaced else f"{group}/{plural}"
 
     async def patch(self, path: str, change: Object) -> Object:
-        """A strategic merge patch."""
-        return await self.request("PATCH", path, body=change, content_type=STRATEGIC)
+        """A merge patch (RFC 7386): lists are replaced, for nobody else owns those that the demo patches."""
+        return await self.request("PATCH", path, body=change, content_type=MERGE)
 
     async def delete(self, path: str, *, grace_s: int | None = None, uid: str = "") -> None:
         """Delete the object, that of ``uid`` alone when given; gone already is fine."""

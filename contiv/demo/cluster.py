@@ -20,7 +20,7 @@ from contiv import processes
 from contiv.demo import commands, traces
 from contiv.demo.api import Api, ApiRefusal, Object, key_of
 from contiv.demo.kubelet import Kubelet
-from contiv.demo.node import Node
+from contiv.demo.node import Node, name_of
 from contiv.demo.placement import Placement
 from contiv.demo.rundir import RunDirectory
 from contiv.demo.wire import Wire
@@ -122,7 +122,7 @@ class DemoCluster:
         await self._start_api()
         await self._start_ksr()
         if self._given_kubeconfig:
-            await traces.remove_nodes(self.api, [f"node-{number}" for number in range(1, self._count + 1)])
+            await traces.remove_nodes(self.api, [name_of(number) for number in range(1, self._count + 1)])
             self._traces = True
         self._say(f"starting {self._count} nodes")
         await self._start_nodes()
@@ -205,6 +205,7 @@ class DemoCluster:
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
         try:
             await self.api.create(account, namespace=namespace)
+            self._created.append(f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
         except ApiRefusal as refusal:
             if refusal.reason != "AlreadyExists":
                 raise

@@ -19,6 +19,7 @@ from typing import Any, Final
 from contiv.demo import cni
 from contiv.demo.api import Api, ApiRefusal, Object, pod_path
 from contiv.demo.sandbox import Sandbox
+from contiv.demo.traces import NODE_LABEL
 from contiv.errors import CniError, ContivError
 from contiv.kube.backoff import Backoff
 from contiv.log import get_logger
@@ -43,8 +44,8 @@ class _Pod:
 class Kubelet:
     """``run`` until cancelled. ``problems`` holds the last error of each pod that is not up.
 
-    ``host_ip`` is the host's address once the network has given it one; ``sandboxes`` what is up, by the
-    pod's UID.
+    ``ready`` is set once the node is. ``host_ip`` is the host's address once the network has given it one;
+    ``sandboxes`` is what is up, by the pod's UID.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Kubelet:
         self._address = address
         self._logs = logs
         self.host_ip = ""
+        self.ready = asyncio.Event()
         self._room = asyncio.Semaphore(CONCURRENCY)
         self._pods: dict[str, _Pod] = {}
         self.problems: dict[str, str] = {}
@@ -74,6 +76,7 @@ class Kubelet:
         await self._register()
         await self._network_ready()
         await self._set_node_status(ready=True, reason="KubeletReady", message="the network is ready")
+        self.ready.set()
         selector = {"fieldSelector": f"spec.nodeName={self._node}"}
         async with asyncio.TaskGroup() as tasks, aclosing(self._api.watch("/api/v1/pods", selector)) as pods:
             async for known in pods:
@@ -83,6 +86,7 @@ class Kubelet:
 
     async def _register(self) -> None:
         labels = {
+            NODE_LABEL: "",
             "kubernetes.io/hostname": self._node,
             "kubernetes.io/os": "linux",
             "kubernetes.io/arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
@@ -107,7 +111,7 @@ class Kubelet:
                 if self.host_ip:
                     return
             except CniError as error:
-                self.problems[self._node] = str(error)
+                self.problems[self._node] = _words(error)
             await asyncio.sleep(STATUS_POLL_S)
 
     async def _set_node_status(self, *, ready: bool, reason: str, message: str) -> None:
@@ -125,6 +129,13 @@ class Kubelet:
             "nodeInfo": _node_info(),
         }
         await self._api.patch(f"/api/v1/nodes/{self._node}/status", {"status": status})
+
+    def _complain(self, event: str, pod: str, error: ContivError) -> None:
+        """Keep the error for whoever waits for the pod; log it unless it is the last one again."""
+        words = _words(error)
+        if self.problems.get(pod) != words:
+            log.warning(event, pod=pod, node=self._node, error=words)
+        self.problems[pod] = words
 
     # ---- pods --------------------------------------------------------------------------------------------
 
@@ -177,9 +188,7 @@ class Kubelet:
         try:
             await sandbox.start_processes()
         except ProcessFailed as error:
-            name = pod.thing["metadata"]["name"]
-            self.problems[name] = str(error)
-            log.error("a container did not start", pod=name, node=self._node, error=str(error))
+            self._complain("a container did not start", pod.thing["metadata"]["name"], error)
             return
         await self._report(pod, sandbox.addresses)
 
@@ -201,8 +210,7 @@ class Kubelet:
                 self.problems.pop(name, None)
                 return sandbox
             except ContivError as error:
-                self.problems[name] = str(error)
-                log.warning("sandbox failed, trying again", pod=name, node=self._node, error=str(error))
+                self._complain("sandbox failed, trying again", name, error)
             await _wait(pod.doomed, backoff.next_s())
         return None
 
@@ -214,9 +222,7 @@ class Kubelet:
                 await sandbox.tear_down()
                 return
             except ContivError as error:
-                name = pod.thing["metadata"]["name"]
-                self.problems[name] = str(error)
-                log.warning("tear-down failed, trying again", pod=name, node=self._node, error=str(error))
+                self._complain("tear-down failed, trying again", pod.thing["metadata"]["name"], error)
                 await asyncio.sleep(backoff.next_s())
 
     async def _report(self, pod: _Pod, addresses: tuple[str, ...], *, ready: bool = True) -> None:
@@ -240,6 +246,11 @@ class Kubelet:
             if refusal.status != 404:
                 raise
             pod.doomed.set()
+
+
+def _words(error: ContivError) -> str:
+    """The error's text, with the details of a CNI error."""
+    return f"{error} ({error.details})" if isinstance(error, CniError) and error.details else str(error)
 
 
 def _container(container: Object, *, ready: bool) -> Object:

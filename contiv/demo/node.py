@@ -27,12 +27,17 @@ from contiv.linux.netns import Workers
 HOST_INTERFACE: Final = "vpp1"
 
 
+def name_of(number: int) -> str:
+    """The name of node ``number`` in Kubernetes."""
+    return f"node-{number}"
+
+
 class Node:
     """``start`` it, run its ``kubelet``, ``stop`` it."""
 
     def __init__(self, number: int, *, rundir: RunDirectory, workers: Workers) -> None:
         self.number = number
-        self.name = f"node-{number}"
+        self.name = name_of(number)
         self.directory = rundir.path / self.name
         self._namespace = rundir.namespace(self.name)
         self._rundir = rundir
