@@ -41,7 +41,7 @@ def parse_claim(key: str, value: bytes) -> NodeClaim | None:
     """The claim stored at ``key``; None, with a line in the log, where it is none."""
     try:
         claim = _decoder.decode(value)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:
         log.error("unreadable node ID claim", key=key, error=str(error))
         return None
     if keys.node_id(claim.id) != key:
