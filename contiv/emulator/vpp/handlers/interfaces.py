@@ -112,7 +112,10 @@ class InterfaceHandlers:
         if not message.is_add:
             machine.set_unnumbered(borrower, None)
             return
-        machine.set_unnumbered(borrower, machine.interface(message.sw_if_index, refusal="INVALID_SW_IF_INDEX_2"))
+        lender = machine.interface(message.sw_if_index, refusal="INVALID_SW_IF_INDEX_2")
+        if borrower.fib4 is not lender.fib4 or borrower.fib6 is not lender.fib6:
+            raise Refusal("UNEXPECTED_INTF_STATE")
+        machine.set_unnumbered(borrower, lender)
 
     def ip_unnumbered_dump(self, message: Any) -> Iterable[Fields]:
         for interface in self._machine.interfaces:
