@@ -66,13 +66,8 @@ async def test_netctl_and_etcd_agree_with_kubernetes_about_pods(build: Build) ->
 
 
 async def snapshot(world: World) -> object:
-    """All that a pod changes anywhere; spare interfaces may still be in the making, so they are awaited."""
-
-    async def settled() -> bool:
-        status = [await world.rest(number, "status") for number in (1, 2)]
-        return all(each["preparedInterfaces"] == 16 and not each["unsettled"] for each in status)
-
-    await eventually(settled, "the spare interfaces are made")
+    """All that a pod changes anywhere."""
+    await world.settled()
     held = [await world.held(number) for number in (1, 2)]
     etcd = set(await world.etcd())
     ipam = [(await world.rest(number, "ipam"))["allocations"] for number in (1, 2)]

@@ -11,7 +11,9 @@ import json
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +24,7 @@ from contiv import vpp
 from contiv.demo import commands, probe
 from contiv.demo.api import Object, key_of
 from contiv.demo.cluster import DemoCluster
+from contiv.demo.commands import PREPARED_INTERFACES
 from contiv.demo.node import Node
 from contiv.demo.wire import Wire
 from contiv.linux import links, neighbours, netns, routes
@@ -55,6 +58,14 @@ class Held(msgspec.Struct, frozen=True):
         found += [f"Linux route {route}" for route in self.host_routes if route.startswith(f"{address}/")]
         found += [f"Linux neighbour {entry}" for entry in self.host_neighbours if entry[1] == address]
         return found
+
+
+class Steady(msgspec.Struct, frozen=True):
+    """Echo requests sent, those of them lost by pair, and the longest time that the sender was late by."""
+
+    sent: int
+    late_s: float
+    lost: dict[str, int]
 
 
 class World:
@@ -156,20 +167,34 @@ class World:
         await eventually(answered, "the agent's REST answers")
         return answer[0]
 
+    def children_of(self, number: int) -> dict[int, str]:
+        """The processes that the node's init runs, with their command lines."""
+        return children(self.node(number).init.pid)
+
     def agent_pid(self, number: int) -> int:
         """The process of the node's agent."""
-        return next(pid for pid, command in children(self.node(number).init.pid).items() if AGENT in command)
+        return next(pid for pid, command in self.children_of(number).items() if AGENT in command)
 
     def dataplane_pid(self, number: int) -> int:
         """The process of the node's VPP or of its emulator."""
-        found = children(self.node(number).init.pid).items()
-        return next(pid for pid, command in found if DATAPLANE.search(command))
+        return next(pid for pid, command in self.children_of(number).items() if DATAPLANE.search(command))
 
-    async def kill_agent(self, number: int) -> int:
-        """SIGKILL; the PID that it had."""
-        pid = self.agent_pid(number)
-        os.kill(pid, signal.SIGKILL)
-        return pid
+    def has_agent(self, number: int) -> bool:
+        """Whether an agent runs."""
+        return any(AGENT in command for command in self.children_of(number).values())
+
+    def has_dataplane(self, number: int) -> bool:
+        """Whether a data plane runs."""
+        return any(DATAPLANE.search(command) for command in self.children_of(number).values())
+
+    async def settled(self) -> None:
+        """Wait until every agent has made its spare interfaces and waits for nothing."""
+
+        async def quiet() -> bool:
+            status = [await self.rest_when_back(node.number, "status") for node in self.cluster.nodes]
+            return all(each["preparedInterfaces"] == PREPARED_INTERFACES and not each["unsettled"] for each in status)
+
+        await eventually(quiet, "the agents have made their spare interfaces and wait for nothing")
 
     async def lose_node(self, number: int) -> None:
         """SIGKILL for init, agent and data plane: what a power cut does. The kubelet is gone as well."""
@@ -212,6 +237,44 @@ class World:
         return await probe.ping(
             self.cluster.workers, self.cluster.sandbox_netns(source), address(target), count=count
         )
+
+    @asynccontextmanager
+    async def steady_pings(
+        self, pairs: list[tuple[Object, list[Object]]], *, period_s: float
+    ) -> AsyncIterator[Callable[[], Awaitable[Steady]]]:
+        """Ping from each source to each of its targets once a period, in a process of its own.
+
+        The function given ends it and says what was lost.
+        """
+        sources = [
+            {"netns": self.cluster.sandbox_netns(source), "targets": [address(target) for target in targets]}
+            for source, targets in pairs
+        ]
+        spec = self.cluster.rundir.path / "pings.json"
+        spec.write_bytes(msgspec.json.encode({"period_s": period_s, "sources": sources}))
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            str(Path(__file__).with_name("pings.py")),
+            str(spec),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+
+        async def finish() -> Steady:
+            async with asyncio.timeout(WAIT_S):
+                output, _ = await child.communicate(b"")
+            return msgspec.json.decode(output, type=Steady)
+
+        try:
+            assert child.stdout is not None
+            async with asyncio.timeout(WAIT_S):
+                assert await child.stdout.readline() == b"ready\n"
+            yield finish
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
 
     async def assert_mesh(self, pods: list[Object]) -> None:
         """Every pod gets a reply of every other."""
