@@ -34,6 +34,7 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeASCII(const char *, Py_ssize_t, const char *)
     int PyUnicode_IS_ASCII(object)
     void PyObject_GC_UnTrack(void *)
+    int PyObject_IS_GC(object)
     object PyType_GenericAlloc(PyTypeObject *, Py_ssize_t)
 
 # Which Python type stands for a value; the numbers go into cv_op.conv.

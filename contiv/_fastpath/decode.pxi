@@ -116,6 +116,7 @@ cdef list get_array(Program owner, int i, const uint8_t *p, Py_ssize_t n, In *sr
         total = n * step
     if used != NULL:
         used[0] = total
+    PyObject_GC_UnTrack(<void *>result)  # as for records: it is part of one
     return result
 
 
