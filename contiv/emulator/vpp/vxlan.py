@@ -1,7 +1,7 @@
 """VXLAN (RFC 7348): tunnels as interfaces, vxlan4-encap and vxlan4-input.
 
-As VPP does it (plugins/vxlan): outer TTL 254, no DF, UDP checksum zero over IPv4, source port from the hash of the
-inner flow. An inner frame reaches vxlan4-encap finished: ``interface-output`` has segmented and summed it, because a
+As VPP does it (plugins/vxlan): outer TTL 254 before the hop through our own lookup, no DF, UDP checksum zero over
+IPv4, source port from the hash of the inner flow. An inner frame reaches vxlan4-encap finished: ``interface-output`` has segmented and summed it, because a
 tunnel interface offers no offload.
 """
 
@@ -142,10 +142,8 @@ class VxlanNodes:
         packet.rx = packet.tx
         packet.fib = tunnel.fib
         packet.flow_hash = hash_value
-        packet.local = False
-        packet.buf[start + 8] = TTL
         packet.loops += 1
-        packet.local = True
+        packet.local = False
         return self._ip4.lookup
 
     def input(self, packet: Packet) -> Node | None:
