@@ -45,6 +45,8 @@ MAX_IN_FLIGHT: Final = 65_536
 # requests of one batch that are in flight at once
 BATCH_WINDOW: Final = 8_192
 EVENT_QUEUE: Final = 4_096
+# how long a close waits for VPP to read what was sent before
+CLOSE_TIMEOUT_S: Final = 1.0
 RECONNECT_FIRST_S: Final = 0.05
 RECONNECT_MOST_S: Final = 2.0
 
@@ -128,6 +130,7 @@ class Vpp:
         self._protocol: SocketProtocol | None = None
         self._channel: Channel | None = None
         self._requests: dict[str, Request] = {}
+        self._calls: dict[str, Request] = {}
         self._numbers: dict[int, str] = {}
         self._subscriptions: weakref.WeakSet[Events] = weakref.WeakSet()
         self._up = asyncio.Event()
@@ -211,7 +214,12 @@ class Vpp:
             # VPP releases the client by this message; at end of file it does so only if errno allows (socket_api.c)
             self._channel.send(request, {"index": self._channel.client_index})
         protocol.close()
-        await self._down.wait()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._down.wait()
+        except TimeoutError:
+            protocol.abort("connection closed")  # VPP does not read what is still to be written
+            await self._down.wait()
 
     def _abandon(self, reason: str) -> None:
         if self._protocol is not None:
@@ -232,7 +240,7 @@ class Vpp:
                     delay = min(delay * 2, RECONNECT_MOST_S)
 
     async def _open(self) -> None:
-        protocol = SocketProtocol(self._lost)
+        protocol = SocketProtocol(lambda reason: self._lost(protocol, reason))
         handshake = api.builtin_schema()
         channel = protocol.channel = Channel(
             incoming=self._handshake_incoming, on_event=self._event, api_error=VppApiError
@@ -293,6 +301,7 @@ class Vpp:
             if name in messages and messages[name].key[:63] == key:  # VPP cuts names (socket_api.c)
                 self._numbers[number] = name
         self._requests = {name: Request.late(name, schema, number) for number, name in self._numbers.items()}
+        self._calls = {name: one for name, one in self._requests.items() if messages[name].stream is None}
         self._channel = protocol.channel = Channel(
             incoming=self._incoming,
             on_event=self._event,
@@ -307,7 +316,9 @@ class Vpp:
             return False
         return Incoming(name, self.schema.program(name), self.schema.messages[name].context_offset)
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, protocol: SocketProtocol, reason: str) -> None:
+        if self._protocol is not protocol and self._protocol is not None:
+            return  # an older connection, whose end is told after the next one was made
         self._reason = reason
         self._up.clear()
         self._down.set()
@@ -335,6 +346,12 @@ class Vpp:
         request = self._requests.get(message)
         if request is None:
             raise VppIncompatible(message, self._lack(message))
+        return request
+
+    def _callable(self, message: str) -> Request:
+        request = self._request(message)
+        if self.schema.messages[message].stream is not None:
+            raise VppIncompatible(message, "it has many answers: use dump")
         return request
 
     def _lack(self, message: str) -> str:
@@ -380,7 +397,7 @@ class Vpp:
             self._admit(*self._ready())
         assert protocol is not None
         assert channel is not None
-        request = self._requests.get(message) or self._request(message)
+        request = self._calls.get(message) or self._callable(message)
         seconds = self.timeout_s if timeout_s is None else timeout_s
         loop = self._loop
         future: asyncio.Future[Record] = loop.create_future()
@@ -416,7 +433,7 @@ class Vpp:
             try:
                 protocol, channel = self._ready()
                 self._admit(protocol, channel)
-                channel.add(batch, place, self._request(message), dict(fields), *self._deadline(timeout_s))
+                channel.add(batch, place, self._callable(message), dict(fields), *self._deadline(timeout_s))
                 protocol.requested()
             except VppError as error:
                 batch.put(place, error)

@@ -65,6 +65,12 @@ class Peer:
         data = self.schema.encode(name, msg_id=self.ids[name], context=context, **fields)
         return bytes(8) + len(data).to_bytes(4, "big") + bytes(4) + data
 
+    def pause(self) -> None:
+        """Read nothing more from the newest client."""
+        transport = self.writers[-1].transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+
     def send(self, data: bytes) -> None:
         """Bytes to the newest client."""
         self.writers[-1].write(data)

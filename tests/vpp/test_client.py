@@ -348,3 +348,34 @@ async def test_many_that_get_no_answer_time_out_and_leave_nothing(peer: Peer) ->
             await vpp.call_many("acl_del", {"acl_index": np.arange(1000)}, timeout_s=0.05)
         assert vpp.in_flight == 0
         assert (await vpp.call("control_ping")).retval == 0
+
+
+async def test_call_of_a_dump_is_refused(peer: Peer) -> None:
+    async with client(peer) as vpp:
+        with pytest.raises(VppIncompatible, match="use dump"):
+            vpp.call("sw_interface_dump")
+        with pytest.raises(VppIncompatible, match="no dump"):
+            await vpp.dump("control_ping")
+
+
+async def test_cancelled_dump_leaves_nothing_behind(peer: Peer) -> None:
+    peer.answers["sw_interface_dump"] = lambda r: [("sw_interface_details", {"sw_if_index": i}) for i in range(50)]
+    async with client(peer) as vpp:
+        dump = asyncio.create_task(vpp.dump("sw_interface"))
+        await asyncio.sleep(0)
+        dump.cancel()
+        await vpp.call("control_ping")
+        assert vpp.in_flight == 0
+
+
+async def test_close_does_not_wait_for_a_vpp_that_stopped_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contiv.vpp.client.CLOSE_TIMEOUT_S", 0.05)
+    async with Peer(tmp_path / "api.sock", BUILTIN) as peer:
+        async with client(peer) as vpp:
+            peer.pause()
+            calls = [vpp.call("cli_inband", cmd="x" * 50_000) for _ in range(100)]
+            await asyncio.sleep(0)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(result) for result in results} == {VppDisconnected}
