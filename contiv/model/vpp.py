@@ -25,7 +25,10 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class AfPacket(_Value, frozen=True, kw_only=True, tag=True):
     """An interface over a kernel link in VPP's own namespace, usually one end of a veth pair.
 
-    ``mtu`` in bytes of layer 3; ``gso`` lets segments larger than the MTU pass (the peer must take them).
+    ``mtu`` in bytes of layer 3; ``gso`` lets segments larger than the MTU pass (the peer must take them). VPP drops
+    what does not fit into a ring: ``tx_frames`` bounds what it can send to the link at once, ``rx_frames`` what may
+    wait for it. ``qdisc_bypass`` is quicker, and only for links that take large segments themselves: the kernel drops
+    on that way what it would have to segment (net/core/dev.c, __dev_direct_xmit).
     """
 
     name: str
@@ -33,6 +36,9 @@ class AfPacket(_Value, frozen=True, kw_only=True, tag=True):
     mac: str
     mtu: int
     gso: bool = True
+    qdisc_bypass: bool = True
+    rx_frames: int = 16
+    tx_frames: int = 256
     requires: tuple[str, ...] = ()
 
 
@@ -82,10 +88,11 @@ class AdminUp(_Value, frozen=True, kw_only=True):
 
 
 class InterfaceAddress(_Value, frozen=True, kw_only=True):
-    """An address with its prefix length on an interface."""
+    """An address with its prefix length on an interface. ``requires`` names its ``InterfaceVrf``, if it has one."""
 
     interface: str
     address: Network
+    requires: tuple[str, ...] = ()
 
 
 class Unnumbered(_Value, frozen=True, kw_only=True):
@@ -112,12 +119,16 @@ class InterfaceVrf(_Value, frozen=True, kw_only=True):
 
 
 class Route(_Value, frozen=True, kw_only=True):
-    """A route with one path: by ``gateway``, by ``interface``, or both; neither means drop."""
+    """A route with one path: by ``gateway``, by ``interface``, or both; or to the lookup in another VRF, ``table``.
+
+    None of them means drop.
+    """
 
     vrf: int
     destination: Network
     gateway: Address | None = None
     interface: str = ""
+    table: int | None = None
 
 
 class Neighbour(_Value, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 
 Every forwarding entry is known from the node IDs, so nothing is learned or flooded: the other BVI's MAC address
 stands in the bridge domain, its neighbour entry on the BVI, and its subnets are routed to it. All tunnels share one
-split-horizon group: what came out of one tunnel never enters another.
+split-horizon group: what came out of one tunnel never enters another. On its way there all traffic of VRF 0 passes the
+segmenter, which puts it into its own VRF.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 
 from contiv.model import vpp
 from contiv.model.node import NodeClaim
+from contiv.network import render_segmenter
 from contiv.network.ipam import ClusterSubnets, NodeAddresses
 from contiv.network.naming import node_mac
 from contiv.network.render_host import UPLINK, Desired, Uplink
@@ -63,7 +65,11 @@ def render_other(
         vpp.AdminUp(interface=tunnel),
         vpp.L2FibEntry(bd_id=BD_ID, mac=mac, interface=tunnel),
         vpp.Neighbour(interface=BVI, address=gateway, mac=mac),
-        vpp.Route(vrf=0, destination=there.pod_subnet, gateway=gateway, interface=BVI),
-        vpp.Route(vrf=0, destination=there.host_subnet, gateway=gateway, interface=BVI),
+        # its BVI too: nothing large must ever reach the tunnels
+        *(
+            route
+            for destination in (there.pod_subnet, there.host_subnet, gateway.host_network)
+            for route in render_segmenter.routes(destination, gateway=gateway, interface=BVI)
+        ),
     )
     return dict(vpp.entry(value) for value in values)

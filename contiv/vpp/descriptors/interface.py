@@ -129,7 +129,7 @@ def _fill(actual: model.Interface, name: str, twin: model.Interface | None) -> m
         return actual
     actual = msgspec.structs.replace(actual, requires=twin.requires)
     if isinstance(twin, model.AfPacket) and isinstance(actual, model.AfPacket):
-        return msgspec.structs.replace(actual, gso=twin.gso)
+        return msgspec.structs.replace(actual, **{name: getattr(twin, name) for name in af_packet.NOT_DUMPED})
     if isinstance(twin, model.Tap) and isinstance(actual, model.Tap):
         return msgspec.structs.replace(actual, netns=twin.netns)
     return actual

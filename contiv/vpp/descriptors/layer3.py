@@ -69,7 +69,10 @@ class AddressDescriptor(Descriptor[model.InterfaceAddress, None]):
         self._interfaces = interfaces
 
     def dependencies(self, key: str, value: model.InterfaceAddress) -> Iterable[Dependency]:
-        return (on_interface(value.interface),)
+        return (on_interface(value.interface), *(Dependency("ready", key) for key in value.requires))
+
+    def equivalent(self, key: str, old: model.InterfaceAddress, new: model.InterfaceAddress) -> bool:
+        return True
 
     def claims(self, key: str, value: model.InterfaceAddress) -> Iterable[str]:
         return (f"address:{value.address.address}",)
