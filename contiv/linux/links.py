@@ -135,11 +135,13 @@ def set_master(index: int, master: int, *, name: str) -> Request:
     return Request(RTM_SETLINK, 0, _message(("IFLA_MASTER", master), index=index), f"link {name}", "master")
 
 
-def move(index: int, target: int, *, name: str) -> Request:
-    """Move the link into the namespace of the descriptor ``target``; it arrives down and bare."""
-    return Request(
-        RTM_SETLINK, 0, _message(("IFLA_NET_NS_FD", target), index=index), f"link {name}", "namespace"
-    )
+def move(index: int, target: int, *, name: str, new_name: str = "") -> Request:
+    """Move the link into the namespace of the descriptor ``target``; it arrives down and bare.
+
+    ``new_name`` renames it on the way, so that a name taken here or there is never in between.
+    """
+    message = _message(("IFLA_NET_NS_FD", target), ("IFLA_IFNAME", new_name or name), index=index)
+    return Request(RTM_SETLINK, 0, message, f"link {name}", "namespace")
 
 
 def remove(index: int, *, name: str) -> Request:

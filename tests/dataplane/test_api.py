@@ -32,9 +32,7 @@ async def answer(vpp: contiv.vpp.Vpp, message: str, /, **fields: Any) -> str:
 
 
 async def interfaces(vpp: contiv.vpp.Vpp, filter_: str = "") -> dict[str, Any]:
-    details = await vpp.dump(
-        "sw_interface", sw_if_index=NO_INDEX, name_filter_valid=bool(filter_), name_filter=filter_
-    )
+    details = await vpp.dump("sw_interface", sw_if_index=NO_INDEX, name_filter_valid=bool(filter_), name_filter=filter_)
     return {entry.interface_name: entry for entry in details}
 
 
@@ -149,13 +147,21 @@ async def test_addresses(vpp: contiv.vpp.Vpp) -> None:
     first = await loopback(vpp, 1, "02:00:00:00:00:01", "10.1.1.1/32")
     second = await loopback(vpp, 2, "02:00:00:00:00:02", "10.2.0.1/24")
     add = {"is_add": True, "del_all": False}
-    for index, prefix in ((first, "10.1.1.1/32"), (second, "10.1.1.1/32"), (second, "10.1.1.2/24"), (first, "10.2.0.9/25")):
+    for index, prefix in (
+        (first, "10.1.1.1/32"),
+        (second, "10.1.1.1/32"),
+        (second, "10.1.1.2/24"),
+        (first, "10.2.0.9/25"),
+    ):
         refused = await answer(vpp, "sw_interface_add_del_address", sw_if_index=index, prefix=prefix, **add)
         assert refused == "ADDRESS_IN_USE", prefix
     await vpp.call("sw_interface_add_del_address", sw_if_index=second, prefix="10.2.0.2/24", **add)
     await vpp.call("sw_interface_add_del_address", sw_if_index=second, prefix="2001:db8::1/64", **add)
     gone = {"is_add": False, "del_all": False, "sw_if_index": second}
-    assert await answer(vpp, "sw_interface_add_del_address", prefix="10.9.9.9/24", **gone) == "ADDRESS_NOT_FOUND_FOR_INTERFACE"
+    assert (
+        await answer(vpp, "sw_interface_add_del_address", prefix="10.9.9.9/24", **gone)
+        == "ADDRESS_NOT_FOUND_FOR_INTERFACE"
+    )
     dumped = await vpp.dump("ip_address", sw_if_index=second, is_ipv6=False)
     assert {str(entry.prefix) for entry in dumped} == {"10.2.0.1/24", "10.2.0.2/24"}
     (six,) = await vpp.dump("ip_address", sw_if_index=second, is_ipv6=True)
@@ -230,7 +236,12 @@ async def test_routes(vpp: contiv.vpp.Vpp) -> None:
 
 async def test_multipath_adds_and_takes_single_paths(vpp: contiv.vpp.Vpp) -> None:
     index = await loopback(vpp, 1, "02:00:00:00:00:01", "10.1.1.1/24")
-    for is_add, hop, left in ((True, "10.1.1.8", 1), (True, "10.1.1.9", 2), (False, "10.1.1.8", 1), (False, "10.1.1.9", 0)):
+    for is_add, hop, left in (
+        (True, "10.1.1.8", 1),
+        (True, "10.1.1.9", 2),
+        (False, "10.1.1.8", 1),
+        (False, "10.1.1.9", 0),
+    ):
         fields = {"table_id": 0, "prefix": "10.50.0.0/16", "n_paths": 1, "paths": [path(index, hop)]}
         await vpp.call("ip_route_add_del", is_add=is_add, is_multipath=True, route=fields)
         present = (await routes(vpp, src=8)).get("10.50.0.0/16")
@@ -246,7 +257,9 @@ async def test_multipath_adds_and_takes_single_paths(vpp: contiv.vpp.Vpp) -> Non
         (0, [path(NO_INDEX, table_id=9)], "NO_SUCH_FIB"),
     ],
 )
-async def test_route_that_leads_nowhere_is_refused(vpp: contiv.vpp.Vpp, table: int, paths: list[Any], name: str) -> None:
+async def test_route_that_leads_nowhere_is_refused(
+    vpp: contiv.vpp.Vpp, table: int, paths: list[Any], name: str
+) -> None:
     fields = {"table_id": table, "prefix": "10.50.0.0/16", "n_paths": len(paths), "paths": paths}
     assert await answer(vpp, "ip_route_add_del", is_add=True, route=fields) == name
 
@@ -395,7 +408,12 @@ async def test_events_tell_state_and_deletion(vpp: contiv.vpp.Vpp) -> None:
 async def test_thousands_of_requests_in_flight(vpp: contiv.vpp.Vpp) -> None:
     index = await loopback(vpp, 1, "02:00:00:00:00:01", "10.1.1.1/24")
     fields = [
-        {"table_id": 0, "prefix": f"10.{64 + number // 250}.{number % 250}.0/24", "n_paths": 1, "paths": [path(index, "10.1.1.9")]}
+        {
+            "table_id": 0,
+            "prefix": f"10.{64 + number // 250}.{number % 250}.0/24",
+            "n_paths": 1,
+            "paths": [path(index, "10.1.1.9")],
+        }
         for number in range(2000)
     ]
     await vpp.batch([("ip_route_add_del", {"is_add": True, "route": one}) for one in fields])

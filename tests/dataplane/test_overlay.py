@@ -1,4 +1,5 @@
-"""Two nodes and a wire: VXLAN tunnels in a bridge domain with a BVI, as the agent renders them; and one of each kind."""
+"""Two nodes and a wire: VXLAN tunnels in a bridge domain with a BVI, as the agent renders them; also mixed nodes.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import time
@@ -170,9 +171,10 @@ async def _socket(node: Node, pod: Pod, kind: socket.SocketKind, protocol: int =
 
 async def _tcp(node: Node, source: Pod, target: Pod, data: bytes) -> bytes:
     loop = asyncio.get_running_loop()
-    with await _socket(node, target, socket.SOCK_STREAM) as listener, await _socket(
-        node, source, socket.SOCK_STREAM
-    ) as sender:
+    with (
+        await _socket(node, target, socket.SOCK_STREAM) as listener,
+        await _socket(node, source, socket.SOCK_STREAM) as sender,
+    ):
         listener.bind((target.address, 7000))
         listener.listen()
         received = bytearray()
@@ -191,9 +193,10 @@ async def _udp(
     node: Node, source: Pod, target: Pod, sizes: tuple[int, ...], *, discover: int = IP_PMTUDISC_DONT
 ) -> list[int]:
     loop = asyncio.get_running_loop()
-    with await _socket(node, target, socket.SOCK_DGRAM) as receiver, await _socket(
-        node, source, socket.SOCK_DGRAM
-    ) as sender:
+    with (
+        await _socket(node, target, socket.SOCK_DGRAM) as receiver,
+        await _socket(node, source, socket.SOCK_DGRAM) as sender,
+    ):
         receiver.bind((target.address, 7001))
         sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discover)
         found = []
@@ -209,17 +212,16 @@ async def _udp(
 async def _error_for(node: Node, pod: Pod, target: str, *, ttl: int, size: int = 20) -> tuple[int, int, str]:
     """Type, code and sender of the ICMP error that a UDP packet provokes; asked again until it comes."""
     loop = asyncio.get_running_loop()
-    with await _socket(node, pod, socket.SOCK_RAW, socket.IPPROTO_ICMP) as ear, await _socket(
-        node, pod, socket.SOCK_DGRAM
-    ) as mouth:
+    with (
+        await _socket(node, pod, socket.SOCK_RAW, socket.IPPROTO_ICMP) as ear,
+        await _socket(node, pod, socket.SOCK_DGRAM) as mouth,
+    ):
         mouth.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
         mouth.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
 
         async def ask() -> tuple[int, int, str] | None:
-            try:
+            with contextlib.suppress(OSError):  # the error of the packet before: it is read from the raw socket
                 mouth.sendto(bytes(size), (target, 40000))
-            except OSError:
-                pass  # the error of the packet before: it is read from the raw socket
             try:
                 async with asyncio.timeout(0.3):
                     data = await loop.sock_recv(ear, 2048)

@@ -1,4 +1,4 @@
-"""What the data plane suite is played on: nodes with a VPP or the emulated one, pods on veth pairs, wires between nodes.
+"""What the data plane suite is played on: nodes with either VPP, pods on veth pairs, wires between nodes.
 
 Everything lives in network namespaces of its own, named after this process, and goes with ``Topology.close``.
 """
@@ -56,7 +56,10 @@ class Node:
         argv = lifecycle.command(self.kind, lifecycle.find_vpp(), conf=str(conf))
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                netns.command_in(self.netns, argv, die_with_parent=True), stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                netns.command_in(self.netns, argv, die_with_parent=True),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         deadline = time.monotonic() + START_S
         while not Path(self.sockets.api).exists():

@@ -66,9 +66,8 @@ def serve(config: startup.Startup) -> None:
         loop.watch_device(device, device.receive)
 
     devices = DeviceHandlers(machine, watch=watch, unwatch=loop.forget)
-    parts = (
-        SystemHandlers(cli), devices, InterfaceHandlers(machine, devices.hosts), IpHandlers(machine), L2Handlers(machine)
-    )  # fmt: skip
+    interfaces = InterfaceHandlers(machine, devices.hosts)
+    parts = (SystemHandlers(cli), devices, interfaces, IpHandlers(machine), L2Handlers(machine))
     handlers = collect(parts, builtin_schema().messages)
     loop.ticks.append(lambda: machine.graph.bridges.age(machine.clock()))
     loop.after_control = machine.graph.vxlan.probe

@@ -30,9 +30,7 @@ class Adjacency:
 
     __slots__ = ("buckets", "fib", "interface", "kind", "next_hop", "node", "rewrite", "source")
 
-    def __init__(
-        self, kind: str, node: Node, *, interface: Interface | None = None, next_hop: int = 0
-    ) -> None:
+    def __init__(self, kind: str, node: Node, *, interface: Interface | None = None, next_hop: int = 0) -> None:
         self.kind = kind
         self.node = node
         self.interface = interface

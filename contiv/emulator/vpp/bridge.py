@@ -95,9 +95,7 @@ class Bridge:
             self.macs.pop(interface.mac, None)
         if self.uu_fwd is interface:
             self.uu_fwd = None
-        for mac in [
-            mac for mac, entry in self.macs.items() if entry.interface is interface and entry.learned
-        ]:
+        for mac in [mac for mac, entry in self.macs.items() if entry.interface is interface and entry.learned]:
             self.forget(mac)
 
     def learn_mac(self, mac: bytes, interface: Interface, now_s: float) -> str:

@@ -47,9 +47,7 @@ def update32(current: int, old: int, new: int) -> int:
 
 def pseudo_sum4(source: int, destination: int, *, protocol: int, length: int) -> int:
     """Folded sum of the IPv4 pseudo header of TCP and UDP (RFC 793, RFC 768)."""
-    total = (
-        (source >> 16) + (source & 0xFFFF) + (destination >> 16) + (destination & 0xFFFF) + protocol + length
-    )
+    total = (source >> 16) + (source & 0xFFFF) + (destination >> 16) + (destination & 0xFFFF) + protocol + length
     total = (total & 0xFFFF) + (total >> 16)
     return (total & 0xFFFF) + (total >> 16)
 

@@ -83,13 +83,13 @@ class Entry:
         self.value = value
         self.length = length
         self.index = index
-        self.sources: dict[int, Contribution] = {}
+        self.sources: dict[Source, Contribution] = {}
         self.generation = -1
         self.forwarding: Adjacency | None = None
         self.installed = True
 
     @property
-    def best(self) -> int:
+    def best(self) -> Source:
         """The source that forwards."""
         return min(self.sources)
 
@@ -149,7 +149,7 @@ class Fib:
         """The entry of exactly this prefix."""
         return self.entries.get((self._masked(value, length), length))
 
-    def put(self, value: int, length: int, *, source: int, contribution: Contribution) -> Entry:
+    def put(self, value: int, length: int, *, source: Source, contribution: Contribution) -> Entry:
         """Set what ``source`` gives the prefix, making the entry when it is new."""
         value = self._masked(value, length)
         entry = self.entries.get((value, length))
@@ -161,7 +161,7 @@ class Fib:
         self.family.invalidate()
         return entry
 
-    def drop_source(self, value: int, length: int, *, source: int) -> bool:
+    def drop_source(self, value: int, length: int, *, source: Source) -> bool:
         """Take back what ``source`` gave; the entry goes with its last source. False when it gave nothing."""
         value = self._masked(value, length)
         entry = self.entries.get((value, length))

@@ -53,9 +53,7 @@ class Icmp4Nodes:
         body = bytearray(_ICMP.pack(packet.icmp_type, packet.icmp_code, 0, packet.icmp_data))
         body += quoted
         _U16.pack_into(body, 2, checksum(body))
-        answer = make(
-            ip4_header(len(body), ours, source, ttl=255, protocol=IPPROTO_ICMP) + body, rx=packet.rx
-        )
+        answer = make(ip4_header(len(body), ours, source, ttl=255, protocol=IPPROTO_ICMP) + body, rx=packet.rx)
         answer.fib = packet.fib or packet.rx.fib4
         answer.local = True
         self._errors.count("ip4-icmp-error", _ERROR_NAMES.get(packet.icmp_type, "valid packets"))

@@ -86,12 +86,7 @@ class Icmp6Nodes:
         self._asked[key] = now
         group = (0xFF02 << 112) | (0x1FF << 24) | target & 0xFFFFFF
         mac = b"\x33\x33" + (group & 0xFFFFFFFF).to_bytes(4, "big")
-        body = (
-            bytes((SOLICITATION, 0, 0, 0, 0, 0, 0, 0))
-            + target.to_bytes(16, "big")
-            + b"\x01\x01"
-            + interface.mac
-        )
+        body = bytes((SOLICITATION, 0, 0, 0, 0, 0, 0, 0)) + target.to_bytes(16, "big") + b"\x01\x01" + interface.mac
         self._send(interface, mac, body, source=source, destination=group)
         return "neighbor solicitations sent"
 
@@ -105,11 +100,7 @@ class Icmp6Nodes:
         if ours is None or is_error or not source or source >> 120 == 0xFF:
             return None
         quoted = packet.view[start : min(packet.end, start + ERROR_LENGTH_MAX - 48)]
-        body = (
-            bytes((packet.icmp_type, packet.icmp_code, 0, 0))
-            + packet.icmp_data.to_bytes(4, "big")
-            + bytes(quoted)
-        )
+        body = bytes((packet.icmp_type, packet.icmp_code, 0, 0)) + packet.icmp_data.to_bytes(4, "big") + bytes(quoted)
         answer = make(_packet(body, source=ours, destination=source), rx=packet.rx)
         answer.fib = packet.fib or packet.rx.fib6
         answer.local = True

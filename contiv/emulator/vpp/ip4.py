@@ -273,9 +273,7 @@ class Ip4Nodes:
         self._errors.count("ip4-frag", "number of sent fragments", number=number)
         return None
 
-    def _error(
-        self, packet: Packet, node: str, reason: str, *, kind: int, code: int = 0, data: int = 0
-    ) -> Node | None:
+    def _error(self, packet: Packet, node: str, reason: str, *, kind: int, code: int = 0, data: int = 0) -> Node | None:
         self._errors.drop(packet, node, reason)
         packet.icmp_type = kind
         packet.icmp_code = code
@@ -302,11 +300,7 @@ def flow_hash4(packet: Packet) -> int:
     first, fragment, protocol, source, destination = fields[0], fields[4], fields[6], fields[8], fields[9]
     ports = (0, 0)
     transport = start + (first & 0xF) * 4
-    if (
-        protocol in {IPPROTO_TCP, IPPROTO_UDP}
-        and not fragment & (MF | OFFSET)
-        and transport + 4 <= packet.end
-    ):
+    if protocol in {IPPROTO_TCP, IPPROTO_UDP} and not fragment & (MF | OFFSET) and transport + 4 <= packet.end:
         ports = _PORTS.unpack_from(packet.buf, transport)
     return mix(source, destination, (protocol << 32) | ports[0] << 16 | ports[1]) or 1
 

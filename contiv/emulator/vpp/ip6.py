@@ -162,9 +162,7 @@ class Ip6Nodes:
         """A route of type prohibited: tell the sender."""
         return self._error(packet, "ip6-lookup", "ip6 drop", kind=UNREACHABLE, code=1)
 
-    def _error(
-        self, packet: Packet, node: str, reason: str, *, kind: int, code: int = 0, data: int = 0
-    ) -> Node | None:
+    def _error(self, packet: Packet, node: str, reason: str, *, kind: int, code: int = 0, data: int = 0) -> Node | None:
         self._errors.drop(packet, node, reason)
         packet.icmp_type = kind
         packet.icmp_code = code

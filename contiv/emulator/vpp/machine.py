@@ -123,7 +123,7 @@ class Machine:
         return self.graph.neighbours4 if version == 4 else self.graph.neighbours6
 
     def probe(self, version: int, sw_if_index: int, next_hop: int) -> None:
-        """A route names a next hop: ask for its link address now, so that the first packet finds it (ip4_neighbor.c)."""
+        """A route names a next hop: ask for its link address now, before the first packet (ip4_neighbor.c)."""
         interface = self.interfaces.get(sw_if_index)
         if version != 4 or interface is None or not next_hop or not interface.admin_up:
             return

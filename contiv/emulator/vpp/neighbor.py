@@ -72,11 +72,7 @@ class NeighbourTable:
         """Set a neighbour, replacing what was known; its host route's index, ``~0`` without one."""
         key = (interface.index, address)
         known = self._by_key.get(key)
-        if (
-            known is not None
-            and not known.flags & NeighbourFlag.STATIC
-            and flags & NeighbourFlag.NO_FIB_ENTRY
-        ):
+        if known is not None and not known.flags & NeighbourFlag.STATIC and flags & NeighbourFlag.NO_FIB_ENTRY:
             flags &= ~NeighbourFlag.NO_FIB_ENTRY
         neighbour = Neighbour(interface.index, address, mac, flags, self._clock())
         self._by_key[key] = neighbour

@@ -59,6 +59,9 @@ class Packet:
     tx: Interface
     fib: Fib | None
     adjacency: Adjacency
+    icmp_type: int
+    icmp_code: int
+    icmp_data: int
 
     def __init__(self, buf: bytearray, view: memoryview, start: int, end: int, *, rx: Interface) -> None:
         self.buf = buf

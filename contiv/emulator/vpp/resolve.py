@@ -127,9 +127,9 @@ class Resolver:
             interface = self._interfaces.get(path.sw_if_index)
             if path.sw_if_index == covered_by:
                 return True
-            if interface is not None and interface.unnumbered is not None:
-                if interface.unnumbered.index == covered_by:
-                    return True
+            lender = interface.unnumbered if interface is not None else None
+            if lender is not None and lender.index == covered_by:
+                return True
         return False
 
     def _forwarding(self, entry: Entry, *, depth: int) -> Adjacency:

@@ -1,8 +1,8 @@
 """VXLAN (RFC 7348): tunnels as interfaces, vxlan4-encap and vxlan4-input.
 
 As VPP does it (plugins/vxlan): outer TTL 254 before the hop through our own lookup, no DF, UDP checksum zero over
-IPv4, source port from the hash of the inner flow. An inner frame reaches vxlan4-encap finished: ``interface-output`` has segmented and summed it, because a
-tunnel interface offers no offload.
+IPv4, source port from the hash of the inner flow. An inner frame reaches vxlan4-encap finished: ``interface-output``
+has segmented and summed it, because a tunnel interface offers no offload.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ class VxlanNodes:
 
     def add(self, tunnel: Tunnel) -> None:
         """Put a tunnel in service."""
-        fixed = struct.pack(
-            ">BBHHHBBHII", 0x45, 0, 0, 0, 0, TTL, IPPROTO_UDP, 0, tunnel.source, tunnel.destination
-        )
+        fixed = struct.pack(">BBHHHBBHII", 0x45, 0, 0, 0, 0, TTL, IPPROTO_UDP, 0, tunnel.source, tunnel.destination)
         tunnel.outer_sum = ones_sum(fixed)
         self._by_key[tunnel.key] = tunnel
         self._by_interface[tunnel.interface.index] = tunnel
@@ -187,6 +185,4 @@ def inner_hash(packet: Packet) -> int:
     if packet.end - start >= 34 and buf[start + 12] == 8 and not buf[start + 13]:
         inner = Packet(buf, packet.view, start + ETHERNET_LENGTH, packet.end, rx=packet.rx)
         return flow_hash4(inner)
-    return mix(
-        int.from_bytes(buf[start : start + 12], "big"), int.from_bytes(buf[start + 12 : start + 14], "big")
-    )
+    return mix(int.from_bytes(buf[start : start + 12], "big"), int.from_bytes(buf[start + 12 : start + 14], "big"))

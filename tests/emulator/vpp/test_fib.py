@@ -26,7 +26,7 @@ def test_longest_prefix_wins(prefixes: list[tuple[int, int]], data: st.DataObjec
         fib.put(value, length, source=API, contribution=contribution)
     for value, length in removed:
         assert fib.drop_source(value, length, source=API)
-    left = {key for key in fib.entries}
+    left = set(fib.entries)
     near = [value for value, _ in prefixes] + [value + (1 << 32 - length) - 1 for value, length in prefixes]
     for address in [*near, data.draw(st.integers(0, 2**32 - 1))]:
         expected = max((key for key in left if address >> (32 - key[1]) == key[0] >> (32 - key[1])), key=lambda k: k[1])
@@ -42,7 +42,7 @@ def test_best_source_forwards_and_the_next_takes_over() -> None:
     number = plane.machine.add_source("contiv", 0x7F)
     ours = plane.machine.source(number)
     order = [SPECIAL, INTERFACE, ours, API, CLI, ADJACENCY, DEFAULT_ROUTE]
-    assert sorted(reversed(order)) == order
+    assert sorted(order) == order
     hops = {source: position + 1 for position, source in enumerate(order)}
     for source in reversed(order):
         entry = fib.put(ip("10.0.0.0"), 8, source=source, contribution=Contribution((Path(1, hops[source]),)))

@@ -24,7 +24,9 @@ def tcp_super_frame(payload: bytes, size: int, *, flags: int = 0x18, options: by
     pseudo = pseudo_sum4(ip(SOURCE), ip(TARGET), protocol=6, length=header + len(payload))
     tcp = struct.pack(">HHIIBBHHH", 1, 2, 0xFFFFFF00, 9, header // 4 << 4, flags, 512, pseudo, 0) + options
     plane = Plane()
-    packet = make(frame(LINK[:6], LINK[6:], ip4(SOURCE, TARGET, tcp + payload, protocol=6)), rx=plane.port("p", LINK[6:]))
+    packet = make(
+        frame(LINK[:6], LINK[6:], ip4(SOURCE, TARGET, tcp + payload, protocol=6)), rx=plane.port("p", LINK[6:])
+    )
     packet.csum_start, packet.csum_offset = packet.start + 34, 16
     packet.gso_type, packet.gso_size = GSO_TCP4, size
     return packet

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Fields = Mapping[str, Any]
-Handler = Callable[[Any], Fields | None | Iterable[Fields]]
+Handler = Callable[[Any], Fields | Iterable[Fields] | None]
 
 
 def collect(parts: Iterable[object], names: Iterable[str]) -> dict[str, Handler]:

@@ -36,9 +36,7 @@ Device = AfPacketDevice | TapDevice
 class DeviceHandlers:
     """Handlers that make and delete interfaces."""
 
-    def __init__(
-        self, machine: Machine, *, watch: Callable[[Device], None], unwatch: Callable[[Device], None]
-    ) -> None:
+    def __init__(self, machine: Machine, *, watch: Callable[[Device], None], unwatch: Callable[[Device], None]) -> None:
         self._machine = machine
         self._watch = watch
         self._unwatch = unwatch
@@ -48,7 +46,8 @@ class DeviceHandlers:
 
     def close(self) -> None:
         """Close every device, at the end of the process."""
-        for device in [*self.hosts.values(), *self._taps.values()]:
+        devices: list[Device] = [*self.hosts.values(), *self._taps.values()]
+        for device in devices:
             self._unwatch(device)
             device.close()
 

@@ -86,7 +86,15 @@ class L2Handlers:
         if not 0 < bd_id <= BD_ID_MAX:
             raise Refusal("BD_ID_EXCEED_MAX")
         bridge = Bridge(
-            bd_id, flood=True, uu_flood=True, forward=True, learn=True, arp_term=False, arp_ufwd=False, mac_age=0, tag=""
+            bd_id,
+            flood=True,
+            uu_flood=True,
+            forward=True,
+            learn=True,
+            arp_term=False,
+            arp_ufwd=False,
+            mac_age=0,
+            tag="",
         )
         self._bridges.add(bridge)
         return bridge

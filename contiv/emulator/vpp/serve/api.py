@@ -14,6 +14,7 @@ from pathlib import Path
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Any, Final
 
+from contiv.emulator.vpp.interface import NO_INTERFACE
 from contiv.emulator.vpp.refusal import Refusal
 from contiv.fastpath import CodecError
 from contiv.log import get_logger
@@ -148,19 +149,25 @@ class ApiServer:
         handler = self._handlers.get(name)
         context = record.context
         if message.stream is not None and message.reply is None:
-            for fields in (handler(record) or ()) if handler is not None else ():
+            details: Any = handler(record) if handler is not None else None
+            for fields in details or ():
                 client.put(self.encode(message.stream, fields, context=context))
-            return
-        if message.reply is None:
-            return
-        fields: Any
+        elif message.reply is not None:
+            answer = self._answer(message.reply, handler, record)
+            client.put(self.encode(message.reply, answer, context=context, client_index=client.handle))
+
+    def _answer(self, reply: str, handler: Handler | None, record: Any) -> Fields:
+        """The fields of a request's reply."""
+        if handler is None:
+            return {"retval": RETVALS["UNIMPLEMENTED"]}
         try:
-            fields = handler(record) or {} if handler is not None else {"retval": RETVALS["UNIMPLEMENTED"]}
+            answer: Any = handler(record)
         except Refusal as refusal:
-            fields = {"retval": refusal.retval}
-            if "sw_if_index" in self._schema.program(message.reply).index:
-                fields["sw_if_index"] = 0xFFFFFFFF
-        client.put(self.encode(message.reply, fields, context=context, client_index=client.handle))
+            refused = {"retval": refusal.retval}
+            if "sw_if_index" in self._schema.program(reply).index:
+                refused["sw_if_index"] = NO_INTERFACE
+            return refused
+        return answer or {}
 
     def _introduce(self, client: Client, record: Any) -> None:
         messages = self._schema.messages
@@ -270,4 +277,3 @@ def _number(names: list[str]) -> dict[str, int]:
     fixed = {name: FIRST_FIXED + place for place, name in enumerate(FIXED_IDS) if name in names}
     others = [name for name in names if name not in fixed]
     return fixed | {name: FIRST_FREE + place for place, name in enumerate(others)}
-

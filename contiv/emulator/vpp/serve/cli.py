@@ -73,7 +73,8 @@ class Cli:
         for interface in sorted(self._machine.interfaces, key=lambda interface: interface.name):
             yield f"{interface.name} ({'up' if interface.admin_up else 'dn'}):"
             if interface.l2 is not None:
-                yield f"  L2 bridge bd-id {interface.l2.bridge.bd_id} idx {interface.l2.bridge.bd_id} shg {interface.l2.shg}"
+                bd_id, shg = interface.l2.bridge.bd_id, interface.l2.shg
+                yield f"  L2 bridge bd-id {bd_id} idx {bd_id} shg {shg}"
             owner = interface
             if interface.unnumbered is not None:
                 owner = interface.unnumbered
@@ -126,7 +127,8 @@ class Cli:
         adjacency = resolver.forwarding(entry)
         buckets = adjacency.buckets or (adjacency,)
         yield f"  unicast-ip{entry.fib.family.version}-chain"
-        yield f"  [@0]: dpo-load-balance: [proto:ip{entry.fib.family.version} index:{entry.index} buckets:{len(buckets)}]"
+        protocol = f"ip{entry.fib.family.version}"
+        yield f"  [@0]: dpo-load-balance: [proto:{protocol} index:{entry.index} buckets:{len(buckets)}]"
         for number, bucket in enumerate(buckets):
             yield f"    [{number}] {_adjacency(entry.fib.family.version, bucket)}"
 
@@ -148,8 +150,7 @@ class Cli:
 
     def _bridges(self, words: list[str]) -> Iterator[str]:
         yield (
-            "  BD-ID   Index   BSN  Age(min)  Learning  U-Forwrd   UU-Flood   Flooding  ARP-Term  arp-ufwd"
-            "   BVI-Intf "
+            "  BD-ID   Index   BSN  Age(min)  Learning  U-Forwrd   UU-Flood   Flooding  ARP-Term  arp-ufwd   BVI-Intf "
         )
         wanted = words[0] if words and words[0].isdigit() else ""
         for number, bridge in enumerate(self._machine.graph.bridges, start=1):
@@ -165,7 +166,8 @@ class Cli:
                 yield f"\n{'Interface':>20}{'If-idx':>17} ISN  SHG  BVI  TxFlood        VLAN-Tag-Rewrite       "
                 for port in bridge.ports:
                     mark = "*" if port.interface is bridge.bvi else "-"
-                    yield f"{port.interface.name:>20}{port.interface.index:>14}     1{port.shg:>5}    {mark}      *{'none':>21}"
+                    name, index = port.interface.name, port.interface.index
+                    yield f"{name:>20}{index:>14}     1{port.shg:>5}    {mark}      *{'none':>21}"
                 if bridge.tag:
                     yield f"\n  BD-Tag: {bridge.tag}"
 
@@ -181,7 +183,8 @@ class Cli:
     def _tunnels(self, words: list[str]) -> Iterator[str]:
         for number, tunnel in enumerate(self._machine.graph.vxlan.tunnels()):
             yield (
-                f"[{number}] instance {tunnel.instance} src {_text(4, tunnel.source)} dst {_text(4, tunnel.destination)} "
+                f"[{number}] instance {tunnel.instance} "
+                f"src {_text(4, tunnel.source)} dst {_text(4, tunnel.destination)} "
                 f"src_port {tunnel.source_port} dst_port {tunnel.destination_port} vni {tunnel.vni} "
                 f"fib-idx {tunnel.fib.table_id} sw-if-idx {tunnel.interface.index} encap-dpo-idx 0 "
             )

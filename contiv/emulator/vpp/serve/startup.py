@@ -5,6 +5,7 @@ The same file starts either of the two, so unknown sections are no error; unbala
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -57,5 +58,5 @@ def _sections(text: str) -> dict[str, list[str]]:
 
 
 def _value(words: list[str], key: str, default: str) -> str:
-    found = [value for name, value in zip(words, words[1:], strict=False) if name == key]
+    found = [value for name, value in pairwise(words) if name == key]
     return default if not found or found[-1] == "default" else found[-1]
