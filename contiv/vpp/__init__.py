@@ -3,7 +3,7 @@
 ``async with contiv.vpp.connect(socket) as vpp: await vpp.call("ip_route_add_del", ...)``
 """
 
-from contiv.vpp.client import Events, Vpp, connect
+from contiv.vpp.client import Vpp, connect
 from contiv.vpp.errors import (
     VppApiError,
     VppBusy,
@@ -12,6 +12,7 @@ from contiv.vpp.errors import (
     VppIncompatible,
     VppTimeout,
 )
+from contiv.vpp.events import Events
 
 __all__ = [
     "Events",

@@ -14,8 +14,7 @@ import asyncio
 import contextlib
 import os
 import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -28,6 +27,7 @@ from contiv.fastpath import Columns, Lack, Layout, Ragged, Record, Schema
 from contiv.log import get_logger
 from contiv.vpp import api
 from contiv.vpp.errors import VppApiError, VppBusy, VppDisconnected, VppError, VppIncompatible, VppTimeout
+from contiv.vpp.events import Events
 from contiv.vpp.shm import SharedMemory, ShmUnusable
 from contiv.vpp.transport import SocketProtocol
 
@@ -44,55 +44,10 @@ MAX_CURSORS: Final = 100_000
 MAX_IN_FLIGHT: Final = 65_536
 # requests of one batch that are in flight at once
 BATCH_WINDOW: Final = 8_192
-EVENT_QUEUE: Final = 4_096
 # how long a close waits for VPP to read what was sent before
 CLOSE_TIMEOUT_S: Final = 1.0
 RECONNECT_FIRST_S: Final = 0.05
 RECONNECT_MOST_S: Final = 2.0
-
-
-class Events(AsyncIterator[Record]):
-    """Events of some names, oldest first. Subscribed from the moment it is made until ``close`` or garbage.
-
-    Iteration raises VppDisconnected when the connection is lost and VppBusy when events had to be dropped because
-    nobody read them (``EVENT_QUEUE``): state learnt from events is to be read anew then.
-    """
-
-    def __init__(self, names: frozenset[str]) -> None:
-        self.names = names
-        self._queue: deque[Record] = deque()
-        self._error: VppError | None = None
-        self._arrived = asyncio.Event()
-        self._closed = False
-
-    def put(self, record: Record) -> None:
-        """One event from VPP."""
-        if self._error is None and not self._closed:
-            if len(self._queue) >= EVENT_QUEUE:
-                self._error = VppBusy(f"events {', '.join(sorted(self.names))} were lost: more than {EVENT_QUEUE}")
-            else:
-                self._queue.append(record)
-        self._arrived.set()
-
-    def fail(self, error: VppError) -> None:
-        """No more events will come."""
-        self._error = self._error or error
-        self._arrived.set()
-
-    def close(self) -> None:
-        """End the subscription; a waiting iteration stops."""
-        self._closed = True
-        self._arrived.set()
-
-    async def __anext__(self) -> Record:
-        while not self._queue:
-            if self._error is not None:
-                raise self._error
-            if self._closed:
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._queue.popleft()
 
 
 class Vpp:

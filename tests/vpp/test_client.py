@@ -104,7 +104,7 @@ async def test_events_reach_their_subscribers_alone(peer: Peer) -> None:
 
 
 async def test_events_that_nobody_reads_end_in_an_error(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contiv.vpp.client.EVENT_QUEUE", 3)
+    monkeypatch.setattr("contiv.vpp.events.EVENT_QUEUE", 3)
     async with client(peer) as vpp:
         events = vpp.events("sw_interface_event")
         for i in range(5):
