@@ -379,11 +379,10 @@ def _blame(jobs: Sequence[Job], outcome: Outcome) -> None:
                 job.fail(outcome.errors[0])
             continue
         strict = job.revertible or job.entry.reply is not None
-        for key in sorted(job.keys):
-            error = outcome.error_of(key)
-            if error is not None and (strict or not isinstance(error, PendingError)):
-                job.fail(error)
-                break
+        errors = [error for key in sorted(job.keys) if (error := outcome.error_of(key)) is not None]
+        failures = [error for error in errors if not isinstance(error, PendingError)]
+        if failures or (strict and errors):
+            job.fail((failures or errors)[0])  # what only waits for a failed key would not say why
 
 
 def _summary(outcome: Outcome | None) -> str:

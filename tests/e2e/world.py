@@ -230,13 +230,22 @@ class World:
         async with await Etcd.connect([self.cluster.etcd]) as client:
             return {key: record.value for key, record in (await client.get_prefix(prefix)).records.items()}
 
+    def etcd_pid(self) -> int:
+        """The process of the cluster's etcd."""
+        directory = self.cluster.rundir.path / "etcd"
+        found = [
+            pid
+            for pid, command in children(os.getpid()).items()
+            if "--name=embedded" in command and Path(f"/proc/{pid}/cwd").resolve() == directory
+        ]
+        assert len(found) == 1, found
+        return found[0]
+
     # ---- packets -------------------------------------------------------------------------------------------
 
     async def ping(self, source: Object, target: Object, *, count: int = 3) -> probe.Pings:
         """From pod to pod."""
-        return await probe.ping(
-            self.cluster.workers, self.cluster.sandbox_netns(source), address(target), count=count
-        )
+        return await probe.ping(self.cluster.workers, self.cluster.sandbox_netns(source), address(target), count=count)
 
     @asynccontextmanager
     async def steady_pings(
@@ -332,13 +341,9 @@ def children(pid: int) -> dict[int, str]:
 def _linux() -> tuple[frozenset[str], frozenset[str], frozenset[tuple[str, str]]]:
     with Conversation() as conversation:
         found = links.every(conversation)
-        hops = {
-            str(route.destination) for link in found for route in routes.of_link(conversation, link.index)
-        }
+        hops = {str(route.destination) for link in found for route in routes.of_link(conversation, link.index)}
         known = {
-            (link.name, str(entry.address))
-            for link in found
-            for entry in neighbours.of_link(conversation, link.index)
+            (link.name, str(entry.address)) for link in found for entry in neighbours.of_link(conversation, link.index)
         }
     return frozenset(link.name for link in found), frozenset(hops), frozenset(known)
 
