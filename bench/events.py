@@ -56,7 +56,9 @@ class Witness:
 
     async def _routes(self) -> set[str]:
         table = {"table_id": 0, "is_ip6": False, "name": ""}
-        interfaces = await self._vpp.dump("sw_interface", sw_if_index=0xFFFFFFFF, name_filter_valid=False, name_filter="")
+        interfaces = await self._vpp.dump(
+            "sw_interface", sw_if_index=0xFFFFFFFF, name_filter_valid=False, name_filter=""
+        )
         up = {each.sw_if_index for each in interfaces if int(each.flags) & UP and each.tag.startswith("contiv:pod")}
         return {
             str(each.route.prefix.network_address)
@@ -77,7 +79,9 @@ def pod(number: int, node: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
 
 
-async def drive(cluster: DemoCluster, rate: float, seconds: float) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+async def drive(
+    cluster: DemoCluster, rate: float, seconds: float
+) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
     """Create and delete at ``rate``; when each was asked for, by pod, and the pods' addresses."""
     created: dict[str, float] = {}
     deleted: dict[str, float] = {}
