@@ -25,8 +25,10 @@ GATEWAY_MAC: Final = (0x12, 0x2A)
 HOST_VPP_MAC: Final = (0x12, 0x2C)
 HOST_LINUX_MAC: Final = (0x12, 0x2D)
 UPLINK_MTU: Final = 1500
-UPLINK_FRAMES: Final = 256
-"""What VPP handles at once (VLIB_FRAME_SIZE): each way 17 MB, so that no burst is cut short."""
+UPLINK_TX_FRAMES: Final = 256
+"""What VPP handles at once (VLIB_FRAME_SIZE), so that no burst is cut short."""
+UPLINK_RX_FRAMES: Final = 1024
+"""What may wait while VPP is busy elsewhere: 70 MB, once a node."""
 DEFAULT_ROUTE: Final = Network(4, 0, 0)
 
 
@@ -109,8 +111,8 @@ def _uplink(uplink: Uplink) -> Desired:
             mac=uplink.mac,
             mtu=uplink.mtu,
             qdisc_bypass=False,
-            rx_frames=UPLINK_FRAMES,
-            tx_frames=UPLINK_FRAMES,
+            rx_frames=UPLINK_RX_FRAMES,
+            tx_frames=UPLINK_TX_FRAMES,
         ),
         vpp.InterfaceAddress(interface=UPLINK, address=uplink.address),
         vpp.AdminUp(interface=UPLINK),
