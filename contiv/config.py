@@ -257,6 +257,13 @@ def _check_capacity(ipam: IpamConfig, networks: dict[str, Network]) -> None:
         bits = BITS[network.version]
         longest = bits - (needed - 1).bit_length()
         shortest = network.length + 1
+        if shortest > longest:
+            raise ConfigError(
+                stem + suffix,
+                str(network),
+                "cannot be divided among nodes",
+                remedy=f"choose a network with a prefix length of at most {longest - 1}",
+            )
         if not shortest <= length <= longest:
             raise ConfigError(
                 key,
