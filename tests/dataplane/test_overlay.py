@@ -1,5 +1,4 @@
-"""Two nodes and a wire: VXLAN tunnels in a bridge domain with a BVI, as the agent renders them; also mixed nodes.
-"""
+"""Two nodes and a wire: VXLAN tunnels in a bridge domain with a BVI, as the agent renders them; also mixed nodes."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def serve(config: startup.Startup) -> None:
     devices = DeviceHandlers(machine, watch=watch, unwatch=loop.forget)
     interfaces = InterfaceHandlers(machine, devices.hosts)
     parts = (SystemHandlers(cli), devices, interfaces, IpHandlers(machine), L2Handlers(machine))
-    handlers = collect(parts, builtin_schema().messages)
+    api.serve_handlers(collect(parts, builtin_schema().messages))
     loop.ticks.append(lambda: machine.graph.bridges.age(machine.clock()))
     loop.after_control = machine.graph.vxlan.probe
     cli_server = CliServer(loop, cli)
@@ -79,7 +79,7 @@ def serve(config: startup.Startup) -> None:
     Path(config.runtime_dir).mkdir(parents=True, exist_ok=True)
     try:
         cli_server.serve(config.cli_socket)
-        api.serve(config.api_socket, handlers)
+        api.serve(config.api_socket)
         log.info("ready", api=config.api_socket, cli=config.cli_socket, pid=os.getpid())
         loop.run()
     finally:

@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from contiv.emulator.vpp import gso
+from contiv.emulator.vpp.adjacency import RECEIVE
 from contiv.emulator.vpp.checksum import ones_sum, pseudo_sum4
 from contiv.emulator.vpp.features import CONTINUE
 from contiv.emulator.vpp.fragment import fragments4
@@ -54,7 +55,7 @@ class Ip4Nodes:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._errors = graph.errors
-        self._resolver_of = graph.family4
+        self._family = graph.family4
         self._interface_output = graph.output.interface_output
         self._icmp_error = graph.icmp4.error
         self.reassembly = Reassembly4(graph.clock)
@@ -221,10 +222,10 @@ class Ip4Nodes:
             reason = "bad tcp checksum" if protocol == IPPROTO_TCP else "bad udp checksum"
             return self._drop(packet, "ip4-local", reason)
         fib = packet.fib or packet.rx.fib4
-        entry = fib.match(source)
-        if fib.lookup(source).kind == "receive":
+        back = fib.lookup(source)
+        if back.kind == RECEIVE:
             return self._drop(packet, "ip4-local", "ip4 spoofed local-address packet drops")
-        if destination != 0xFFFFFFFF and not self._resolver_of.resolver.has_interface(entry):
+        if destination != 0xFFFFFFFF and not self._family.resolver.leads_out(back):
             return self._drop(packet, "ip4-local", "ip4 source lookup miss")
         handler = self.protocols.get(protocol)
         if handler is None:

@@ -28,6 +28,9 @@ BUCKETS_MAX: Final = 256
 """Weights are reduced so that a load balance has at most this many buckets."""
 
 
+LEADS_OUT: Final = frozenset({kinds.REWRITE, kinds.INCOMPLETE, kinds.GLEAN, kinds.LOOKUP})
+
+
 class ForwardingNodes(msgspec.Struct, frozen=True):
     """The nodes that adjacencies of one family name."""
 
@@ -91,9 +94,11 @@ class Resolver:
             del self._neighbours[key]
         self._family.invalidate()
 
-    def has_interface(self, entry: Entry) -> bool:
-        """Whether any path of ``entry`` leads over an interface: the loose source check of ip4-local."""
-        return self._leads_out(self._forwarding(entry, depth=0))
+    def leads_out(self, adjacency: Adjacency) -> bool:
+        """Whether an adjacency leads over an interface: the loose source check of ip4-local."""
+        if adjacency.kind == kinds.LOAD_BALANCE:
+            return any(self.leads_out(bucket) for bucket in adjacency.buckets)
+        return adjacency.kind in LEADS_OUT
 
     def resolving_interface(self, entry: Entry) -> int:
         """The interface of the first path of ``entry``, ``~0`` without one."""
@@ -102,11 +107,6 @@ class Resolver:
             return found
         adjacency = self._forwarding(entry, depth=0)
         return adjacency.interface.index if adjacency.interface is not None else NO_INTERFACE
-
-    def _leads_out(self, adjacency: Adjacency) -> bool:
-        if adjacency.kind == kinds.LOAD_BALANCE:
-            return any(self._leads_out(bucket) for bucket in adjacency.buckets)
-        return adjacency.kind in {kinds.REWRITE, kinds.INCOMPLETE, kinds.GLEAN, kinds.LOOKUP}
 
     def _refresh(self, entry: Entry) -> None:
         if entry.generation == self._family.generation:

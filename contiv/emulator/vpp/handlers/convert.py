@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
+from contiv.emulator.vpp.refusal import Refusal
+
 if TYPE_CHECKING:
     from contiv.emulator.vpp.fib import Entry
 
@@ -34,8 +36,17 @@ def entry_prefix(entry: Entry) -> Any:
 
 
 def prefix_parts(prefix: Any) -> tuple[int, int, int]:
-    """Version, value and length of a decoded prefix."""
+    """Version, value and length of a decoded prefix; Refusal for one that is none (the codec leaves it undecoded)."""
+    if not isinstance(prefix, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        raise Refusal("INVALID_PREFIX_LENGTH")
     return prefix.version, int(prefix.network_address), prefix.prefixlen
+
+
+def interface_parts(prefix: Any) -> tuple[int, int, int]:
+    """Version, value with its host bits and length of a decoded interface address; Refusal for one that is none."""
+    if not isinstance(prefix, ipaddress.IPv4Interface | ipaddress.IPv6Interface):
+        raise Refusal("INVALID_PREFIX_LENGTH")
+    return prefix.version, int(prefix.ip), prefix.network.prefixlen
 
 
 def mac_bytes(mac: Any) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from contiv.emulator.vpp.handlers.convert import address, interface_prefix, mac_bytes
+from contiv.emulator.vpp.handlers.convert import address, interface_parts, interface_prefix, mac_bytes
 from contiv.emulator.vpp.interface import NO_INTERFACE, InterfaceAddress
 from contiv.emulator.vpp.refusal import Refusal
 
@@ -88,11 +88,11 @@ class InterfaceHandlers:
                 for present in list(interface.addresses(version)):
                     machine.remove_address(interface, version, present)
             return
-        wanted = InterfaceAddress(int(message.prefix.ip), message.prefix.network.prefixlen)
+        version, value, length = interface_parts(message.prefix)
         if message.is_add:
-            machine.add_address(interface, message.prefix.version, wanted)
+            machine.add_address(interface, version, InterfaceAddress(value, length))
         else:
-            machine.remove_address(interface, message.prefix.version, wanted)
+            machine.remove_address(interface, version, InterfaceAddress(value, length))
 
     def ip_address_dump(self, message: Any) -> Iterable[Fields]:
         version = 6 if message.is_ipv6 else 4

@@ -71,6 +71,8 @@ class L2Handlers:
             if interface.l2 is not None:
                 interface.l2.bridge.detach(interface)
             return
+        if int(message.port_type) > PortType.UU_FWD:
+            raise Refusal("INVALID_VALUE")
         port_type = PortType(int(message.port_type))
         bridge = self._bridges.get(message.bd_id)
         if bridge is None:

@@ -22,7 +22,7 @@ from contiv.vpp.api import builtin_schema
 from contiv.vpp.errors import RETVALS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from contiv.emulator.vpp.handlers import Fields, Handler
     from contiv.emulator.vpp.interface import Interface
@@ -63,9 +63,12 @@ class ApiServer:
         self.ids = _number(list(self._schema.messages))
         self.names = {number: name for name, number in self.ids.items()}
 
-    def serve(self, path: str, handlers: Mapping[str, Handler]) -> None:
-        """Listen at ``path``: from now on the socket exists and answers."""
+    def serve_handlers(self, handlers: Mapping[str, Handler]) -> None:
+        """Who answers which message."""
         self._handlers = dict(handlers)
+
+    def serve(self, path: str) -> None:
+        """Listen at ``path``: from now on the socket exists and answers."""
         self._path = Path(path)
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -127,11 +130,15 @@ class ApiServer:
         if message is None:
             log.warning("unknown_message", number=int.from_bytes(data[:2], "big"))
             return
+        if message.context_offset is None or (message.stream is None and message.reply is None):
+            return  # a reply, details or an event: nothing that a client sends
         try:
             record = self._schema.program(name).decode(data)
+            self._handle(client, name, record)
         except CodecError as error:
             log.warning("message_dropped", message=name, error=str(error))
-            return
+
+    def _handle(self, client: Client, name: str, record: Any) -> None:
         if name == "sockclnt_create":
             self._introduce(client, record)
         elif name == "sockclnt_delete":
@@ -149,12 +156,21 @@ class ApiServer:
         handler = self._handlers.get(name)
         context = record.context
         if message.stream is not None and message.reply is None:
-            details: Any = handler(record) if handler is not None else None
-            for fields in details or ():
+            for fields in self._details(name, handler, record):
                 client.put(self.encode(message.stream, fields, context=context))
         elif message.reply is not None:
             answer = self._answer(message.reply, handler, record)
             client.put(self.encode(message.reply, answer, context=context, client_index=client.handle))
+
+    def _details(self, name: str, handler: Handler | None, record: Any) -> Iterator[Fields]:
+        """The fields of a dump's details; what is wrong with the dump ends it early."""
+        if handler is None:
+            return
+        try:
+            found: Any = handler(record)
+            yield from found or ()
+        except Exception:  # one request that meets a bug of ours must not end the data plane of a node
+            log.exception("handler_failed", message=name)
 
     def _answer(self, reply: str, handler: Handler | None, record: Any) -> Fields:
         """The fields of a request's reply."""
@@ -167,6 +183,9 @@ class ApiServer:
             if "sw_if_index" in self._schema.program(reply).index:
                 refused["sw_if_index"] = NO_INTERFACE
             return refused
+        except Exception:  # one request that meets a bug of ours must not end the data plane of a node
+            log.exception("handler_failed", message=reply)
+            return {"retval": RETVALS["BUG"]}
         return answer or {}
 
     def _introduce(self, client: Client, record: Any) -> None:
@@ -207,6 +226,12 @@ class Client:
         self._outgoing += data
         if len(self._outgoing) > READ_BYTES:
             self.flush()
+
+    def take(self) -> bytes:
+        """What waits to be sent, taken out of the queue."""
+        data = bytes(self._outgoing)
+        self._outgoing.clear()
+        return data
 
     def ready(self, mask: int) -> None:
         """The socket can be read or written, or is gone."""
