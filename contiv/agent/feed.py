@@ -1,7 +1,9 @@
 """etcd to events: one snapshot first, then every change in order; a watch that had to start over is a resync again.
 
-Two prefixes are followed, Kubernetes state and node IDs, each by its own watch. An object that cannot be decoded is
-logged with its key and skipped; the rest goes on.
+Two prefixes are followed, Kubernetes state and node IDs, each by its own watch. A resync reads both, whichever watch
+asked for it; from then on either watch goes on behind what was read, so that nobody's state ever goes back in time.
+Changes wait while a resync reads: one that overtook it would be lost under the older snapshot. An object that cannot
+be decoded is logged with its key and skipped; the rest goes on.
 """
 
 from __future__ import annotations
@@ -38,24 +40,22 @@ class Feed:
         self._node = node
         self._push = push
         self._known = ClusterState()
-        self._resyncing = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        self._read_at: dict[str, int] = {}
+        """Per prefix the revision that the last resync read it at."""
 
-    async def start(self) -> tuple[int, int]:
-        """Push the first resync; returns the revisions that the snapshots of objects and claims were taken at."""
-        return await self._resync("start")
+    async def start(self) -> None:
+        """Push the first resync; StoreError when etcd cannot be read."""
+        await self._resync("start")
 
-    async def follow(self, revisions: tuple[int, int]) -> None:
-        """Push every change after ``revisions``, for ever."""
+    async def follow(self) -> None:
+        """Push every change after the first resync, for ever; StoreDenied when etcd does not let us watch."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow(keys.K8S, revisions[0], self._kube_change))
-            group.create_task(self._follow(keys.NODE_IDS, revisions[1], self._claim_change))
+            group.create_task(self._follow(keys.K8S, self._kube_change))
+            group.create_task(self._follow(keys.NODE_IDS, self._claim_change))
 
-    async def resync(self, reason: str) -> None:
-        """Read everything anew and push it."""
-        await self._resync(reason)
-
-    async def _resync(self, reason: str) -> tuple[int, int]:
-        async with self._resyncing:
+    async def _resync(self, reason: str) -> None:
+        async with self._turn:
             objects = await self._etcd.get_prefix(keys.K8S)
             claims = await self._etcd.get_prefix(keys.NODE_IDS)
             attachments = await self._etcd.get_prefix(keys.attachments(self._node))
@@ -66,29 +66,35 @@ class Feed:
                 reason=reason,
             )
             self._known.apply(event)
+            self._read_at = {keys.K8S: objects.revision, keys.NODE_IDS: claims.revision}
             await self._push(event)
-            return objects.revision, claims.revision
 
-    async def _follow(self, prefix: str, revision: int, convert: Callable[[Change], Event | None]) -> None:
-        """Push changes past ``revision``; what a resync has read already is not played again over it."""
-        async with self._etcd.watch(prefix, start_revision=revision + 1) as watch:
+    async def _follow(self, prefix: str, convert: Callable[[Change], Event | None]) -> None:
+        """Push the changes of ``prefix``; what a resync has read already is not played again over it."""
+        async with self._etcd.watch(prefix, start_revision=self._read_at[prefix] + 1) as watch:
             async for batch in watch:
                 if batch.resync:
-                    revision = max(revision, await self._read_again(prefix))
+                    await self._read_again(prefix)
                 for change in batch.events:
-                    event = convert(change) if change.mod_revision > revision else None
-                    if event is not None:
-                        self._known.apply(event)
-                        await self._push(event)
+                    await self._take(prefix, change, convert)
 
-    async def _read_again(self, prefix: str) -> int:
-        """A resync that waits for etcd; returns the older of the two revisions that it read."""
+    async def _take(self, prefix: str, change: Change, convert: Callable[[Change], Event | None]) -> None:
+        async with self._turn:
+            event = convert(change) if change.mod_revision > self._read_at[prefix] else None
+            if event is not None:
+                self._known.apply(event)
+                await self._push(event)
+
+    async def _read_again(self, prefix: str) -> None:
+        """A resync that waits for etcd."""
         while True:
             try:
-                return min(await self._resync(f"the watch of {prefix} started over"))
+                await self._resync(f"the watch of {prefix} started over")
             except StoreError as error:
                 log.warning("etcd cannot be read, trying again", error=str(error), retry_s=RETRY_S)
                 await asyncio.sleep(RETRY_S)
+            else:
+                return
 
     def _kube_change(self, change: Change) -> Event | None:
         old = self._known.objects.get(change.key)
@@ -122,7 +128,10 @@ def _decoded_attachments(records: Mapping[str, Record]) -> dict[str, Attachment]
     found = {}
     for key, record in records.items():
         try:
-            found[key] = _attachments.decode(record.value)
-        except msgspec.DecodeError as error:
+            attachment = _attachments.decode(record.value)
+            _ = attachment.ip  # text that is no address would fail every resync
+        except (msgspec.DecodeError, ValueError) as error:
             log.error("unreadable pod attachment in etcd", key=key, error=str(error))
+        else:
+            found[key] = attachment
     return found

@@ -2,7 +2,9 @@
 
 Order matters and is this: etcd, the node's ID (addresses follow from it), VPP, the first resync, and only then the CNI
 socket, so that kubelet never meets an agent that does not know its pods. VPP may come and go: each time it is back,
-what it should hold is compared with what it holds. Ends at SIGTERM with the running transaction finished.
+what it should hold is compared with what it holds. SIGTERM ends it with the running transaction finished, and at once
+while it still waits for etcd or VPP. Ends with an error, to be started anew, when etcd or VPP do not answer at the
+start, and when another node took its ID: all its addresses would be somebody else's.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,10 +27,10 @@ from contiv.agent.metrics import AgentMetrics
 from contiv.agent.rest import Views
 from contiv.agent.status import publish
 from contiv.cni import server as cni_server
-from contiv.config import Config, EtcdConfig
+from contiv.config import VXLAN_OVERHEAD, Config, EtcdConfig
 from contiv.controller import Controller, Event, FullResync
 from contiv.controller.cluster import ClusterState
-from contiv.errors import ConfigError
+from contiv.errors import ConfigError, NetworkError, VppError
 from contiv.linux import links
 from contiv.linux.descriptors import linux_descriptors
 from contiv.linux.netlink import Conversation
@@ -54,16 +56,23 @@ log = structlog.get_logger(__name__)
 ETCD_TIMEOUT_S: Final = 5.0
 VPP_WAIT_S: Final = 60.0
 """How long the agent waits for a VPP to answer before it gives up and lets ``contiv init`` start it anew."""
+VPP_RETRY_S: Final = 0.5
 
 
 class EtcdPersistence:
     """What the network capability asks of etcd."""
 
-    def __init__(self, etcd: Etcd, config: Config, subnets: ClusterSubnets, node: str) -> None:
+    def __init__(
+        self, etcd: Etcd, config: Config, subnets: ClusterSubnets, *, node: str, on_moved: Callable[[], None]
+    ) -> None:
+        """``on_moved`` is called when the node got another ID than it runs with."""
+        self.moved: str = ""
         self._etcd = etcd
         self._config = config
         self._subnets = subnets
         self._node = node
+        self._on_moved = on_moved
+        self._id = 0
 
     async def write(self, changes: Mapping[str, bytes | None]) -> object:
         """Put and delete keys."""
@@ -76,35 +85,77 @@ class EtcdPersistence:
     async def reclaim(self) -> NodeClaim:
         """This node's claim, made or found."""
         configured = self._config.node(self._node).main_vpp_interface.ip
-        return await claim_node_id(
+        claim = await claim_node_id(
             self._etcd,
             self._node,
             uplink_of=lambda number: configured or str(self._subnets.node(number).uplink),
             id_max=self._subnets.node_id_max,
             limit_key=self._subnets.node_id_limit,
+            preferred=self._id,
         )
+        if self._id not in (0, claim.id):
+            self.moved = f"node {self._node} lost ID {self._id} to another node and has {claim.id} now; start it anew"
+            self._on_moved()
+        self._id = self._id or claim.id
+        return claim
 
 
 async def run(config: Config, *, node: str) -> None:
     """Serve node ``node`` until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
+    stop, started = asyncio.Event(), asyncio.Event()
+    starting = asyncio.timeout(None)
+
+    def terminate() -> None:
+        if not started.is_set() and not stop.is_set():
+            starting.reschedule(0.0)  # its time is over: whatever is waited for is cancelled
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, terminate)
     async with AsyncExitStack() as stack:
-        etcd = await stack.enter_async_context(
-            await Etcd.connect(config.etcd.endpoints, **credentials(config.etcd), timeout_s=ETCD_TIMEOUT_S)
-        )
-        subnets = ClusterSubnets.of(config)
-        persistence = EtcdPersistence(etcd, config, subnets, node)
-        me = await persistence.reclaim()
-        workers = Workers()
-        stack.callback(workers.close)
-        uplink = await _uplink(config, node, me, workers)
-        sockets = Sockets(run_dir=config.vpp.run_dir)
-        vpp = await stack.enter_async_context(connect(sockets.api, name="contiv-agent", reconnect=True))
-        agent = _Agent(config, subnets, me, uplink, vpp, workers, persistence)
-        await agent.adopt_prepared()
+        try:
+            async with starting:
+                agent, etcd = await _start(stack, config, node, on_moved=stop.set)
+                started.set()
+        except TimeoutError:
+            if not starting.expired():
+                raise
+            log.info("stopped before it was ready")
+            return
         await agent.serve(etcd, stop)
+
+
+async def _start(
+    stack: AsyncExitStack, config: Config, node: str, *, on_moved: Callable[[], None]
+) -> tuple[_Agent, Etcd]:
+    """Everything that an agent waits for before it can resync; what it opens, ``stack`` closes."""
+    etcd = await stack.enter_async_context(
+        await Etcd.connect(config.etcd.endpoints, **credentials(config.etcd), timeout_s=ETCD_TIMEOUT_S)
+    )
+    subnets = ClusterSubnets.of(config)
+    persistence = EtcdPersistence(etcd, config, subnets, node=node, on_moved=on_moved)
+    me = await persistence.reclaim()
+    workers = Workers()
+    stack.callback(workers.close)
+    uplink = await _uplink(config, node, me, workers)
+    vpp = await _connect_vpp(stack, Sockets(run_dir=config.vpp.run_dir).api)
+    agent = _Agent(config, subnets, me, uplink, vpp, workers, persistence)
+    await agent.adopt_prepared()
+    return agent, etcd
+
+
+async def _connect_vpp(stack: AsyncExitStack, path: str) -> Vpp:
+    """The VPP behind ``path``, which may still be starting; its error after VPP_WAIT_S."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + VPP_WAIT_S
+    while True:
+        try:
+            return await stack.enter_async_context(connect(path, name="contiv-agent", reconnect=True))
+        except VppError as error:
+            if loop.time() >= deadline:
+                raise
+            log.info("waiting for VPP", error=str(error), retry_s=VPP_RETRY_S)
+            await asyncio.sleep(VPP_RETRY_S)
 
 
 class _Agent:
@@ -123,6 +174,8 @@ class _Agent:
         self.config = config
         self.me = me
         self.vpp = vpp
+        self.persistence = persistence
+        self._generation = vpp.generation
         self.registry = metrics.registry()
         self.health = metrics.Health()
         tap = config.pod_interface == "tap" or (config.pod_interface == "auto" and has_vhost_net())
@@ -166,23 +219,26 @@ class _Agent:
         async with AsyncExitStack() as stack:
             group = await stack.enter_async_context(asyncio.TaskGroup())
             loop = group.create_task(self.controller.run(), name="controller")
-            background = [group.create_task(feed.follow(await feed.start()), name="feed")]
-            await self.controller.wait_synced()
-            rest = await self._serve_rest(stack)
-            await stack.enter_async_context(
-                cni_server.serve(handler, socket=run_dir / "cni.sock", observe=self.metrics.cni_call)
-            )
-            background += [
-                group.create_task(publish(etcd, self._status(rest)), name="status"),
+            await feed.start()
+            background = [
+                group.create_task(feed.follow(), name="feed"),
                 group.create_task(self._follow_vpp(), name="vpp"),
             ]
-            log.info("agent ready", node=self.me.name, id=self.me.id, dataplane=self.vpp.version)
-            await stop.wait()
+            if await _sooner(self.controller.wait_synced(), stop.wait()):
+                rest = await self._serve_rest(stack)
+                await stack.enter_async_context(
+                    cni_server.serve(handler, socket=run_dir / "cni.sock", observe=self.metrics.cni_call)
+                )
+                background.append(group.create_task(publish(etcd, self._status(rest)), name="status"))
+                log.info("agent ready", node=self.me.name, id=self.me.id, dataplane=self.vpp.version)
+                await stop.wait()
             log.info("stopping")
             for task in background:
                 task.cancel()
             await self.controller.stop()
             await loop
+        if self.persistence.moved:
+            raise NetworkError(self.persistence.moved)
 
     async def _serve_rest(self, stack: AsyncExitStack) -> str:
         status = self._status(self.config.rest_listen)
@@ -193,14 +249,19 @@ class _Agent:
         return address if address.startswith("unix:") else f"http://{address}"
 
     async def _follow_vpp(self) -> None:
-        """When VPP comes back it is another one: forget its numbers, compare everything."""
+        """When VPP comes back it is another one: forget its numbers, compare everything before anything else."""
         while True:
-            reason = await self.vpp.wait_disconnected()
-            log.error("VPP is gone", reason=reason)
-            await self.vpp.wait_connected()
-            log.info("VPP is back", version=self.vpp.version)
+            if self.vpp.generation == self._generation:
+                log.error("VPP is gone", reason=await self.vpp.wait_disconnected())
+            # at once: an old number may mean another interface in the VPP that comes
             self.source.forget()
-            self.controller.push(FullResync(reason="VPP was restarted"))
+            self.interfaces.replace({})
+            await self.vpp.wait_connected()
+            self._generation = self.vpp.generation
+            log.info("VPP is back", version=self.vpp.version)
+            # the first resync brings what the cluster is; nothing may overtake it
+            queue = self.controller.follow_up if self.controller.synced else self.controller.push
+            queue(FullResync(reason="VPP was restarted"))
 
     def _unready(self) -> str | None:
         if not self.controller.synced:
@@ -225,6 +286,17 @@ class _Agent:
         )
 
 
+async def _sooner(wanted: Coroutine[Any, Any, object], otherwise: Coroutine[Any, Any, object]) -> bool:
+    """Whether ``wanted`` was done when the first of the two was; the other one is cancelled."""
+    tasks = [asyncio.ensure_future(wanted), asyncio.ensure_future(otherwise)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].done()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 def credentials(config: EtcdConfig) -> dict[str, Any]:
     """TLS and user of the configuration, as the etcd client takes them."""
     credentials: dict[str, Any] = {}
@@ -236,10 +308,11 @@ def credentials(config: EtcdConfig) -> dict[str, Any]:
         )
     if config.username:
         try:
-            password = Path(config.password_file).read_text(encoding="utf-8").strip()
-        except OSError as error:
+            password = Path(config.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            problem = getattr(error, "strerror", None) or str(error)
             raise ConfigError(
-                "etcd.passwordFile", config.password_file, str(error.strerror), remedy="name a readable file"
+                "etcd.passwordFile", config.password_file, problem, remedy="name a readable file of text"
             ) from error
         credentials["auth"] = AuthConfig(user=config.username, password=password)
     return credentials
@@ -256,11 +329,19 @@ async def _uplink(config: Config, node: str, me: NodeClaim, workers: Workers) ->
         raise ConfigError(
             "nodeConfig.mainVPPInterface.interfaceName", name, "there is no such link", remedy="name a kernel link"
         )
+    if config.mtu_size + VXLAN_OVERHEAD > link.mtu:
+        raise ConfigError(
+            "mtuSize",
+            config.mtu_size,
+            f"with {VXLAN_OVERHEAD} bytes of VXLAN around it does not fit into {name}'s MTU of {link.mtu}",
+            remedy=f"choose at most {link.mtu - VXLAN_OVERHEAD}, or raise the link's MTU",
+        )
     return Uplink(
         host_if=name,
         mac=link.mac,
         address=Network.parse(me.uplink, strict=False),
         gateway=Address.parse(section.gateway) if section.gateway else None,
+        mtu=link.mtu,
     )
 
 

@@ -31,3 +31,7 @@ class DeletePod(Event, frozen=True):
 
 class PrepareInterfaces(Event, frozen=True):
     """Make some more of the interfaces that are kept ahead of need."""
+
+
+class SettleClaims(Event, frozen=True):
+    """Try again to release and claim node IDs, which etcd refused."""

@@ -2,23 +2,25 @@
 
 Comes in: cluster resyncs, claims of node IDs, Node objects that leave, AddPod and DeletePod. Goes out: desired keys;
 after each commit the pod attachments that changed, written to etcd before kubelet gets its answer, and the claims of
-nodes that left.
+nodes that left. What cannot be persisted fails the pods that it was for; claims are tried again by themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 import msgspec
 import structlog
 
 from contiv.controller.cluster import ClusterResync, ClusterState, KubeChange, NodeClaimChange
-from contiv.controller.event import Event
+from contiv.controller.event import ControllerError, Event
 from contiv.controller.handler import Commit, EventHandler
+from contiv.errors import ContivError
 from contiv.model import keys, kube
 from contiv.model.node import Attachment, NodeClaim
-from contiv.network.events import AddPod, DeletePod, PrepareInterfaces
+from contiv.network.events import AddPod, DeletePod, PrepareInterfaces, SettleClaims
 from contiv.network.state import NetworkState, owner_of
 from contiv.scheduler import Value
 
@@ -26,6 +28,9 @@ log = structlog.get_logger(__name__)
 
 PREPARED_STEP: Final = 1
 """Spare interfaces made in one transaction: some 40 ms each on af_packet, for which a pod may have to wait."""
+
+SETTLE_RETRY_S: Final = 5.0
+"""Between attempts to settle claims while etcd refuses."""
 
 Changes = Mapping[str, Value | None]
 
@@ -42,7 +47,7 @@ class Persistence(Protocol):
         ...
 
     async def reclaim(self) -> object:
-        """Claim this node's own ID anew."""
+        """Claim this node's own ID anew; it has another one than before when somebody else took that."""
         ...
 
 
@@ -58,13 +63,18 @@ class NetworkHandler(EventHandler[ClusterState]):
         self._fresh: set[str] = set()
         self._prepare = False
         self._unsaved: dict[str, bytes | None] = {}
+        self._refused: set[str] = set()
+        """Owners of attachments that etcd holds and this node cannot: forgotten when kubelet deletes them."""
         self._leavers: dict[str, NodeClaim] = {}
-        self._reclaim = False
+        self._present = False
+        self._claimed = True
+        self._usurped = False
+        self._settling: asyncio.TimerHandle | None = None
         self._loaded = False
 
     def handles(self, event: Event) -> bool:
         match event:
-            case AddPod() | DeletePod() | PrepareInterfaces() | NodeClaimChange():
+            case AddPod() | DeletePod() | PrepareInterfaces() | SettleClaims() | NodeClaimChange():
                 return True
             case KubeChange(old=old, new=new):
                 return isinstance(old or new, kube.Node)
@@ -73,9 +83,11 @@ class NetworkHandler(EventHandler[ClusterState]):
 
     def resync(self, event: Event, state: ClusterState) -> Mapping[str, Value]:
         attachments = self._attachments(event, state)
-        for owner, error in self.state.replace(state.claims.values(), attachments).items():
+        refused = self.state.replace(self._others(state.claims.values()), attachments)
+        for owner, error in refused.items():
             log.error("pod attachment refused", owner=owner, error=str(error))
-        self._note_leavers(state)
+        self._refused |= refused.keys()
+        self._note_nodes(state)
         self._prepare = self.state.slots.prepared < self.state.slots.target
         return self.state.desired()  # type: ignore[return-value]
 
@@ -92,7 +104,7 @@ class NetworkHandler(EventHandler[ClusterState]):
         known = list(self.state.attachments.values())
         if isinstance(event, ClusterResync):
             for attachment in known:
-                if stored.get(self._key(attachment)) != attachment:
+                if stored.get(self._key(owner_of(attachment.container_id, attachment.if_name))) != attachment:
                     self._save(attachment)
         return known
 
@@ -105,22 +117,20 @@ class NetworkHandler(EventHandler[ClusterState]):
                     self._fresh.add(event.request.owner)
                     self._save(attachment)
             case DeletePod():
-                gone, changes = self.state.delete_pod(event.container_id, event.if_name)
-                if gone is not None:
-                    self._forget(gone)
+                changes = self._delete(owner_of(event.container_id, event.if_name), event)
             case PrepareInterfaces():
                 self.state.slots.grow(PREPARED_STEP)
                 self._prepare = self.state.slots.prepared < self.state.slots.target
                 changes = self.state.spares()
             case NodeClaimChange(claim=None):
-                changes = self._released(event.id)
+                changes = self._unclaim(event.id)
             case NodeClaimChange(claim=claim) if claim is not None:
-                changes = self.state.node_claimed(claim)
+                changes = self._claim(claim)
             case KubeChange(old=kube.Node() as node, new=None):
                 self._leave(node.name)
                 changes = {}
             case KubeChange(new=kube.Node(name=self.state.me.name)):
-                self._reclaim = self._reclaim or self.state.me_released
+                self._present = True
                 changes = {}
             case _:
                 changes = {}
@@ -130,58 +140,112 @@ class NetworkHandler(EventHandler[ClusterState]):
         if not isinstance(event, AddPod) or event.request.owner not in self._fresh:
             return {}
         request = event.request
+        self._fresh.discard(request.owner)
         gone, changes = self.state.delete_pod(request.container_id, request.if_name)
         if gone is not None:
-            self._forget(gone)
+            self._unsaved[self._key(request.owner)] = None
         return changes  # type: ignore[return-value]
 
     async def after_commit(self, commit: Commit) -> None:
-        self._fresh.clear()
-        if self._prepare:
+        if self._prepare and self._offer(PrepareInterfaces()):
             self._prepare = False
-            self._push(PrepareInterfaces())
         if self._unsaved:
             await self._persistence.write(self._unsaved)
             self._unsaved = {}
+        self._fresh.clear()  # not before: a pod that could not be persisted is reverted
+        try:
+            await self._settle_claims()
+        except ContivError as error:  # no pod's fault; and the next event may be far away
+            log.warning("node ID claims not settled", error=str(error), retry_s=SETTLE_RETRY_S)
+            self._settle_later()
+
+    async def _settle_claims(self) -> None:
         while self._leavers:
             name = next(iter(self._leavers))
             await self._persistence.release(self._leavers[name])
             del self._leavers[name]
-        if self._reclaim:
+        if self._usurped or (self._present and not self._claimed):
             await self._persistence.reclaim()
-            self._reclaim = self.state.me_released = False
+            self._claimed, self._usurped = True, False
+
+    def _settle_later(self) -> None:
+        if self._settling is not None:
+            self._settling.cancel()
+        loop = asyncio.get_running_loop()
+        self._settling = loop.call_later(SETTLE_RETRY_S, self._offer, SettleClaims())
+
+    def _offer(self, event: Event) -> bool:
+        """Push an event that is no loss when the loop has no room or has stopped; whether it was taken."""
+        try:
+            self._push(event)
+        except ControllerError as error:
+            log.info("event put off", event_name=event.name, reason=str(error))
+            return False
+        return True
 
     def answer(self, event: Event) -> Attachment | None:
         if not isinstance(event, AddPod):
             return None
         return self.state.attachments.get(event.request.owner)
 
-    def _key(self, attachment: Attachment) -> str:
-        owner = owner_of(attachment.container_id, attachment.if_name)
+    def _key(self, owner: str) -> str:
         return keys.attachment(self.state.me.name, owner)
 
     def _save(self, attachment: Attachment) -> None:
-        self._unsaved[self._key(attachment)] = msgspec.json.encode(attachment)
+        owner = owner_of(attachment.container_id, attachment.if_name)
+        self._unsaved[self._key(owner)] = msgspec.json.encode(attachment)
 
-    def _forget(self, attachment: Attachment) -> None:
-        self._unsaved[self._key(attachment)] = None
+    def _delete(self, owner: str, event: DeletePod) -> Mapping[str, object | None]:
+        gone, changes = self.state.delete_pod(event.container_id, event.if_name)
+        if gone is not None or owner in self._refused:
+            self._refused.discard(owner)
+            self._unsaved[self._key(owner)] = None
+        return changes
 
-    def _released(self, node_id: int) -> Mapping[str, object | None]:
+    def _others(self, claims: Iterable[NodeClaim]) -> list[NodeClaim]:
+        """The other nodes, as far as this node's subnets hold them: one that they do not must not stop all."""
+        return [claim for claim in claims if claim.name != self.state.me.name and self._fits(claim)]
+
+    def _fits(self, claim: NodeClaim) -> bool:
+        if claim.id == self.state.me.id:
+            log.error("another node took this node's ID", id=claim.id, node=claim.name)
+            self._usurped = True
+            return False
+        if claim.id > self.state.subnets.node_id_max:
+            log.error("node outside this node's subnets", id=claim.id, node=claim.name)
+            return False
+        return True
+
+    def _claim(self, claim: NodeClaim) -> Mapping[str, object | None]:
+        if claim.name == self.state.me.name:
+            self._claimed = self._claimed or claim.id == self.state.me.id
+            return {}
+        return self.state.node_claimed(claim) if self._fits(claim) else {}
+
+    def _unclaim(self, node_id: int) -> Mapping[str, object | None]:
         if node_id == self.state.me.id:
-            self.state.me_released = True
+            self._claimed = False
             return {}
         return self.state.node_released(node_id)
 
     def _leave(self, name: str) -> None:
         """A node's object is gone: its ID is free again, once its claim is deleted."""
+        if name == self.state.me.name:
+            self._present = False
         for claim in self.state.others.values():
             if claim.name == name:
                 self._leavers[name] = claim
 
-    def _note_leavers(self, state: ClusterState) -> None:
-        """Nodes that left while nobody watched: claims without a Node, where the Nodes are known at all."""
+    def _note_nodes(self, state: ClusterState) -> None:
+        """What happened while nobody watched: whether our claim stands, and claims without a Node.
+
+        Nobody has left as long as our own Node is not there: the Nodes may not be reflected yet.
+        """
+        own = state.claims.get(self.state.me.id)
+        self._claimed = own is not None and own.name == self.state.me.name
         nodes = {node.name for node in state.of_kind(kube.NODES).values()}
-        if self.state.me.name in nodes:
+        self._present = self.state.me.name in nodes
+        if self._present:
             for claim in self.state.others.values():
                 if claim.name not in nodes:
                     self._leavers[claim.name] = claim

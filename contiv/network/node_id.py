@@ -15,6 +15,7 @@ import structlog
 
 from contiv.errors import ConfigError, NetworkError
 from contiv.model import keys
+from contiv.model.ip import Network
 from contiv.model.node import NodeClaim
 from contiv.store.client import Etcd
 from contiv.store.records import Compare, Delete, Put, Record
@@ -47,14 +48,25 @@ def parse_claim(key: str, value: bytes) -> NodeClaim | None:
     if keys.node_id(claim.id) != key:
         log.error("node ID claim under another ID's key", key=key, id=claim.id)
         return None
+    if not _is_ipv4(claim.uplink):
+        log.error("node ID claim without a usable address", key=key, uplink=claim.uplink)
+        return None
     return claim
 
 
-async def claim_node_id(
-    etcd: Etcd, name: str, *, uplink_of: Callable[[int], str], id_max: int, limit_key: str
-) -> NodeClaim:
-    """The node's claim: the one it has, else on the first free ID.
+def _is_ipv4(uplink: str) -> bool:
+    try:
+        return Network.parse(uplink, strict=False).version == 4
+    except ValueError:
+        return False
 
+
+async def claim_node_id(
+    etcd: Etcd, name: str, *, uplink_of: Callable[[int], str], id_max: int, limit_key: str, preferred: int = 0
+) -> NodeClaim:
+    """The node's claim: the one it has, else on ``preferred`` where that ID is free, else on the first free one.
+
+    A node that runs prefers the ID that it runs with: after etcd lost its data all of them claim at once.
     ``uplink_of`` gives the data plane address for an ID. ConfigError (``limit_key``) when the subnets hold no more
     nodes; NetworkError when other nodes won every attempt.
     """
@@ -62,7 +74,7 @@ async def claim_node_id(
         snapshot = await etcd.get_prefix(keys.NODE_IDS)
         claims = parse_claims(snapshot.records)
         held = min((claim.id for claim in claims.values() if claim.name == name), default=0)
-        number = held or next(n for n in range(1, len(snapshot.records) + 2) if keys.node_id(n) not in snapshot.records)
+        number = held or _free(snapshot.records, preferred)
         if number > id_max:
             raise ConfigError(
                 limit_key,
@@ -80,6 +92,12 @@ async def claim_node_id(
             log.info("node ID claimed", node=name, id=number, uplink=wanted.uplink)
             return wanted
     raise NetworkError(f"node {name} got no ID in {ATTEMPTS_MAX} attempts; other nodes keep winning")
+
+
+def _free(records: Mapping[str, Record], preferred: int) -> int:
+    if preferred and keys.node_id(preferred) not in records:
+        return preferred
+    return next(number for number in range(1, len(records) + 2) if keys.node_id(number) not in records)
 
 
 async def release_node_id(etcd: Etcd, claim: NodeClaim) -> bool:

@@ -67,7 +67,6 @@ class NetworkState:
         self.node = subnets.node(me.id)
         self.uplink = uplink
         self.options = options
-        self.me_released = False
         self.others: dict[int, NodeClaim] = {}
         self.attachments: dict[str, Attachment] = {}
         self.pool = PodPool(self.node.pod_subnet)

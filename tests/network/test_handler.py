@@ -10,10 +10,11 @@ import pytest
 
 from contiv.controller import Controller
 from contiv.controller.cluster import ClusterResync, ClusterState, KubeChange, NodeClaimChange
-from contiv.controller.event import Event, FullResync
-from contiv.errors import CniError, LinuxError, SchedulerError
+from contiv.controller.event import Event, FullResync, HandlerError, QueueFullError
+from contiv.errors import CniError, LinuxError, SchedulerError, StoreError
 from contiv.model import keys, kube
 from contiv.model.node import Attachment, NodeClaim
+from contiv.network import handler as handler_module
 from contiv.network.events import AddPod, DeletePod
 from contiv.network.handler import NetworkHandler
 from contiv.network.state import NetworkState, PodRequest
@@ -52,8 +53,13 @@ class Memory:
         self.stored: dict[str, bytes] = {}
         self.released: list[str] = []
         self.reclaimed = 0
+        self.down = False
+        self.refuses_claims = False
+        self.settled = asyncio.Event()
 
     async def write(self, changes: Mapping[str, bytes | None]) -> None:
+        if self.down:
+            raise StoreError("etcd is down")
         for key, value in changes.items():
             if value is None:
                 self.stored.pop(key, None)
@@ -61,6 +67,9 @@ class Memory:
                 self.stored[key] = value
 
     async def release(self, claim: NodeClaim) -> None:
+        if self.refuses_claims:
+            raise StoreError("etcd is down")
+        self.settled.set()
         self.released.append(claim.name)
 
     async def reclaim(self) -> None:
@@ -209,3 +218,104 @@ async def test_an_own_claim_that_was_taken_is_claimed_again_when_the_node_is_bac
     assert node.memory.reclaimed == 0
     await node.controller.call(KubeChange(key=keys.k8s_object("nodes", "node1"), old=None, new=a_node("node1")))
     assert node.memory.reclaimed == 1
+
+
+async def test_an_own_claim_that_was_taken_while_the_node_is_there_is_claimed_again_at_once(node: Node) -> None:
+    await node.resync(claims=(claim(1),), nodes=("node1",))
+    await node.controller.call(NodeClaimChange(id=1, claim=None))
+    assert node.memory.reclaimed == 1
+
+
+async def test_a_claim_that_etcd_lost_is_claimed_again(node: Node) -> None:
+    await node.resync(claims=(), nodes=("node1",))
+    assert node.memory.reclaimed == 1
+
+
+async def test_a_node_with_our_id_gets_no_tunnel_and_ours_is_claimed_anew(node: Node) -> None:
+    usurper = msgspec.structs.replace(claim(1), name="node9")
+    await node.controller.call(NodeClaimChange(id=1, claim=usurper))
+    assert "vpp/interface/vxlan-1" not in node.holds
+    assert node.memory.reclaimed == 1
+
+
+async def test_a_node_outside_our_subnets_stops_nothing_else(node: Node) -> None:
+    outside = NodeClaim(id=node.state.subnets.node_id_max + 1, name="far", uplink="192.168.16.9/24")
+    await node.resync(claims=(claim(1), claim(2), outside))
+    assert "vpp/interface/vxlan-2" in node.holds
+    await node.controller.call(NodeClaimChange(id=outside.id, claim=outside))
+
+
+async def test_a_pod_that_cannot_be_persisted_is_refused_and_leaves_nothing(node: Node) -> None:
+    before = dict(node.holds)
+    node.memory.down = True
+    with pytest.raises(HandlerError, match="etcd is down"):
+        await node.controller.call(add(1))
+    assert node.holds == before
+    assert node.state.attachments == {}
+    node.memory.down = False
+    await node.controller.call(add(2))
+    assert list(node.memory.stored) == [keys.attachment("node1", "c2/eth0")]
+
+
+async def test_a_deletion_that_cannot_be_persisted_fails_until_it_is(node: Node) -> None:
+    await node.controller.call(add(1))
+    node.memory.down = True
+    gone = DeletePod(container_id="c1", if_name="eth0")
+    for _ in range(2):
+        with pytest.raises(HandlerError):
+            await node.controller.call(gone)
+    node.memory.down = False
+    await node.controller.call(gone)
+    assert node.memory.stored == {}
+
+
+async def test_claims_that_cannot_be_settled_fail_no_pod_and_are_tried_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler_module, "SETTLE_RETRY_S", 0.01)
+    await node.controller.call(NodeClaimChange(id=2, claim=claim(2)))
+    node.memory.refuses_claims = True
+    left = KubeChange(key=keys.k8s_object("nodes", "node2"), old=a_node("node2"), new=None)
+    node.controller.push(left)
+    assert isinstance(await node.controller.call(add(1)), Attachment)
+    node.memory.refuses_claims = False
+    async with asyncio.timeout(5):
+        await node.memory.settled.wait()
+    assert node.memory.released == ["node2"]
+
+
+async def test_an_attachment_that_this_node_cannot_hold_is_forgotten_when_it_is_deleted() -> None:
+    memory = Memory()
+    memory.stored[keys.attachment("node1", "c1/eth0")] = msgspec.json.encode(
+        Attachment(
+            container_id="c1",
+            if_name="eth0",
+            netns="/var/run/netns/p1",
+            pod_namespace="default",
+            pod_name="p1",
+            pod_uid="",
+            address="10.9.9.9",
+            interface="pod0",
+            pod_mac="02:fe:00:00:00:01",
+            vpp_mac="02:ff:00:00:00:01",
+        )
+    )
+    node = Node(memory, {})
+    running = asyncio.create_task(node.controller.run())
+    await node.resync()
+    assert node.state.attachments == {}
+    assert memory.stored != {}
+    await node.controller.call(DeletePod(container_id="c1", if_name="eth0"))
+    assert memory.stored == {}
+    await node.controller.stop()
+    await running
+
+
+async def test_interfaces_that_cannot_be_prepared_now_fail_no_pod(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(event: Event) -> None:
+        raise QueueFullError(event.name, 1)
+
+    node.handler._prepare = True
+    monkeypatch.setattr(node.handler, "_push", full)
+    assert isinstance(await node.controller.call(add(1)), Attachment)
+    assert node.handler._prepare
