@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 READY_TIMEOUT_S: Final = 30.0
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 10.0
+LAST_LINES: Final = 3
+"""Of a child's log, repeated in ours when it ends: the log itself may be gone by then, as in the demo."""
 STABLE_S: Final = 30.0
 """A child that lived this long did start well: the next restart is quick again."""
 AGENT_GRACE_S: Final = 15.0
@@ -114,7 +116,8 @@ class _Child:
             code = await self._process.wait()
             lived_s = time.monotonic() - self._started_at
             self._backoff_s = BACKOFF_FIRST_S if lived_s > STABLE_S else min(self._backoff_s * 2, BACKOFF_MAX_S)
-            log.error("ended", process=self.name, code=code, lived_s=round(lived_s, 1), log=str(self._log))
+            said = self._process.tail(LAST_LINES)
+            log.error("ended", process=self.name, code=code, lived_s=round(lived_s, 1), log=str(self._log), said=said)
             await asyncio.sleep(self._backoff_s)
             try:
                 await self.start()

@@ -70,6 +70,7 @@ class DemoCluster:
         self.etcd = ""
         self._traces = False
         self._created: list[str] = []
+        self.etcd_server: EmbeddedEtcd
         self.workers: Workers
         self.api: Api
 
@@ -117,7 +118,8 @@ class DemoCluster:
         self._stack.callback(self.workers.close)
         self._group = await enter(asyncio.TaskGroup())
         self._say("starting etcd")
-        self.etcd = (await enter(EmbeddedEtcd(self.rundir.path / "etcd"))).unix_endpoint
+        self.etcd_server = await enter(EmbeddedEtcd(self.rundir.path / "etcd"))
+        self.etcd = self.etcd_server.unix_endpoint
         self._say("starting the API server" if not self._given_kubeconfig else "reaching the API server")
         await self._start_api()
         await self._start_ksr()

@@ -69,10 +69,7 @@ async def test_a_thousand_adds_and_dels_in_bursts_leave_no_trace(build: Build) -
             for command, into in times.items():
                 began = time.monotonic()
                 outcomes = await asyncio.gather(
-                    *(
-                        node.call(command, f"c{burst}x{number}", CNI_NETNS=place)
-                        for number, place in enumerate(places)
-                    )
+                    *(node.call(command, f"c{burst}x{number}", CNI_NETNS=place) for number, place in enumerate(places))
                 )
                 into.append(time.monotonic() - began)
                 failed = [outcome.stdout for outcome in outcomes if outcome.status != 0]

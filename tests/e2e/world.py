@@ -29,6 +29,7 @@ from contiv.demo.node import Node
 from contiv.demo.wire import Wire
 from contiv.linux import links, neighbours, netns, routes
 from contiv.linux.netlink import Conversation
+from contiv.model import keys
 from contiv.store.client import Etcd
 
 KUBECTL: Final = "kubectl"
@@ -232,14 +233,34 @@ class World:
 
     def etcd_pid(self) -> int:
         """The process of the cluster's etcd."""
-        directory = self.cluster.rundir.path / "etcd"
-        found = [
-            pid
-            for pid, command in children(os.getpid()).items()
-            if "--name=embedded" in command and Path(f"/proc/{pid}/cwd").resolve() == directory
-        ]
-        assert len(found) == 1, found
-        return found[0]
+        pid = self.cluster.etcd_server.pid
+        assert pid is not None, "etcd does not run"
+        return pid
+
+    async def mirrors_kubernetes(self) -> bool:
+        """Whether etcd holds every pod and node of the API server, with its addresses, and no others."""
+        stored = await self.etcd(keys.K8S)
+        for plural, path in (("pods", "/api/v1/pods"), ("nodes", "/api/v1/nodes")):
+            answer = await self.cluster.api.request("GET", path)
+            wanted = {f"{keys.k8s_kind(plural)}{key_of(thing)}": thing for thing in answer["items"]}
+            held = {key: value for key, value in stored.items() if key.startswith(keys.k8s_kind(plural))}
+            if wanted.keys() != held.keys():
+                return False
+            if any(thing["status"].get("podIP", "").encode() not in held[key] for key, thing in wanted.items()):
+                return False
+        return True
+
+    async def stop_ksr(self) -> None:
+        """SIGKILL for the one KSR."""
+        for task in self.cluster._tasks:
+            if task.get_name() == "guard ksr":
+                task.cancel()
+        (pid,) = (pid for pid, command in children(os.getpid()).items() if " ksr " in command)
+        os.kill(pid, signal.SIGKILL)
+
+    async def start_ksr(self) -> None:
+        """Another KSR."""
+        await self.cluster._start_ksr()
 
     # ---- packets -------------------------------------------------------------------------------------------
 
