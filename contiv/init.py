@@ -1,9 +1,11 @@
 """``contiv init``: the first process of a vswitch. Starts the data plane, then the agent; restarts either.
 
 In comes the checked configuration; out go two children in this node's namespace: VPP (or its emulator) with a
-generated startup.conf, and ``contiv agent``. A data plane that already answers on its socket is attached to, not
-started. When a child ends it is started again with backoff; the agent notices a new VPP by itself. SIGTERM ends the
-agent first, so that its running transaction finishes, then the data plane.
+generated startup.conf, and ``contiv agent``. A data plane that already answers on its socket is attached to: who
+started it keeps it running. A child that ends, or does not come up, is started again with backoff; the agent notices a
+new VPP by itself. Only the very first start must succeed: a data plane that never ran is a wrong configuration, and
+the error with the end of its log is what an operator should see. SIGTERM, at any moment, ends the agent first, so that
+its running transaction finishes, then the data plane.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ LAST_LINES: Final = 3
 """Of a child's log, repeated in ours when it ends: the log itself may be gone by then, as in the demo."""
 STABLE_S: Final = 30.0
 """A child that lived this long did start well: the next restart is quick again."""
-AGENT_GRACE_S: Final = 15.0
+GRACE_S: Final = 15.0
+"""From SIGTERM to SIGKILL; both children together stay within kubelet's default of 30 s."""
 
 
 async def run(config: Config, *, config_path: str | None, node: str) -> None:
@@ -41,30 +44,39 @@ async def run(config: Config, *, config_path: str | None, node: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    logs = Path(config.run_dir) / "log"
-    sockets = Sockets(run_dir=config.vpp.run_dir)
-    dataplane = None if await answers(sockets.api) else _Dataplane(config, sockets, logs / "dataplane.log")
-    if dataplane is None:
-        log.info("attaching to the data plane that runs", api=sockets.api)
-    else:
-        await dataplane.start()
-    agent = _Agent(config_path, node, logs / "agent.log")
-    await agent.start()
-    children = [child for child in (dataplane, agent) if child is not None]
-    watchers = [asyncio.create_task(child.keep_running()) for child in children]
+    children = await _children(config, config_path=config_path, node=node)
+    supervising = asyncio.create_task(_supervise(children))
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait([stopping, *watchers], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([supervising, stopping], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (stopping, *watchers):
-            task.cancel()
-        results = await asyncio.gather(*watchers, return_exceptions=True)
-        await agent.stop(AGENT_GRACE_S)
-        if dataplane is not None:
-            await dataplane.stop(AGENT_GRACE_S)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+        stopping.cancel()
+        supervising.cancel()
+        await asyncio.wait([supervising])
+        for child in reversed(children):
+            await child.stop(GRACE_S)
+    if not supervising.cancelled():
+        supervising.result()
+
+
+async def _children(config: Config, *, config_path: str | None, node: str) -> list[_Child]:
+    """What is to run, in the order of starting."""
+    logs = Path(config.run_dir) / "log"
+    sockets = Sockets(run_dir=config.vpp.run_dir)
+    agent = _Agent(config_path, node, logs / "agent.log")
+    if await answers(sockets.api):
+        log.info("attaching to the data plane that runs", api=sockets.api)
+        return [agent]
+    return [_Dataplane(config, sockets, logs / "dataplane.log"), agent]
+
+
+async def _supervise(children: list[_Child]) -> None:
+    """Start all, then keep each of them running, for ever; raises what the first start of one raises."""
+    for child in children:
+        await child.start()
+    async with asyncio.TaskGroup() as group:
+        for child in children:
+            group.create_task(child.keep_running())
 
 
 async def answers(path: str) -> bool:
@@ -103,8 +115,8 @@ class _Child:
 
     async def start(self) -> None:
         """Start the process and wait until it serves."""
-        await self.prepare()
         self._started_at = time.monotonic()
+        await self.prepare()
         self._process = await start(self.name, self.argv(), log=self._log)
         log.info("started", process=self.name, pid=self._process.pid)
         await self.wait_ready(self._process)
@@ -116,13 +128,13 @@ class _Child:
             code = await self._process.wait()
             lived_s = time.monotonic() - self._started_at
             self._backoff_s = BACKOFF_FIRST_S if lived_s > STABLE_S else min(self._backoff_s * 2, BACKOFF_MAX_S)
-            said = self._process.tail(LAST_LINES)
-            log.error("ended", process=self.name, code=code, lived_s=round(lived_s, 1), log=str(self._log), said=said)
+            log.error("ended", process=self.name, code=code, lived_s=round(lived_s, 1), log=str(self._log))
             await asyncio.sleep(self._backoff_s)
             try:
                 await self.start()
-            except ContivError as error:
+            except (ContivError, OSError) as error:
                 log.error("did not start", process=self.name, error=str(error))
+                await self._process.stop(grace_s=GRACE_S)  # one that runs and does not serve would be waited for
 
     async def stop(self, grace_s: float) -> None:
         """End the process."""
