@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_type_hints
 
@@ -18,7 +20,7 @@ import msgspec
 import yaml
 
 from contiv.errors import ConfigError
-from contiv.model.ip import BITS, Network
+from contiv.model.ip import BITS, Address, Network
 
 NODE_COUNT_MIN: Final = 2
 """Fewer node IDs than this and the prefixes cannot be meant: node 1 plus room to grow."""
@@ -28,7 +30,15 @@ MTU_MIN: Final = 576
 """Every IPv4 host accepts datagrams of this size (RFC 791 section 3.1)."""
 MTU_MAX: Final = 9216
 VXLAN_OVERHEAD: Final = 50
-"""Outer Ethernet 14, IPv4 20, UDP 8 and VXLAN 8 bytes (RFC 7348 section 5)."""
+"""Inner Ethernet 14, outer IPv4 20, UDP 8 and VXLAN 8 bytes (RFC 7348 section 5): what the MTU of the NIC must hold."""
+SOCKET_PATH_MAX: Final = 107
+"""Bytes of a Unix socket's path: ``sun_path`` holds 108 with its NUL (unix(7))."""
+LINK_NAME_MAX: Final = 15
+"""IFNAMSIZ - 1 (net/if.h)."""
+
+_VPP_PATH: Final = re.compile(r"[\w./+:@=-]+", re.ASCII)
+"""What a path in startup.conf may consist of: VPP's parser ends words at blanks and braces."""
+_MEMORY: Final = re.compile(r"[1-9][0-9]*[kKmMgG]?")
 
 Cidr = str
 
@@ -116,6 +126,18 @@ class Config(_Section, frozen=True, kw_only=True):
         return NodeConfig(node_name=name)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as it is safe to read, where a key that stands twice is an error: the first one would be ignored."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (written, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                line = written.start_mark.line + 1
+                raise ConfigError(str(key), f"line {line}", "stands twice in one section", remedy="keep one of them")
+        return super().construct_mapping(node, deep)
+
+
 def load(path: str | None) -> Config:
     """The checked configuration in file ``path``; the defaults when there is none to read."""
     if path is None:
@@ -132,9 +154,10 @@ def load(path: str | None) -> Config:
 def parse(text: str) -> Config:
     """The checked configuration that YAML ``text`` describes."""
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ConfigError("configuration file", "", f"not YAML: {error}", remedy="correct the syntax") from error
+        problem = " ".join(str(error).split())
+        raise ConfigError("configuration file", "", f"not YAML: {problem}", remedy="correct the syntax") from error
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -199,7 +222,13 @@ def validate(config: Config) -> None:
     _check_families(networks)
     _check_overlaps(networks)
     _check_capacity(config.ipam_config, networks)
-    _check_nodes(config)
+    _check_nodes(config, networks)
+    _check_etcd(config.etcd)
+    _check_paths(config)
+    if not _MEMORY.fullmatch(config.vpp.main_heap_size):
+        raise ConfigError(
+            "vpp.mainHeapSize", config.vpp.main_heap_size, "not a size of memory", remedy="write it as 512M or 1G"
+        )
 
 
 def _check_range(key: str, value: int, low: int, high: int) -> None:
@@ -298,30 +327,114 @@ def node_capacity(config: Config) -> tuple[int, str]:
     return limits[key], key
 
 
-def _check_nodes(config: Config) -> None:
-    seen: set[str] = set()
+def _check_nodes(config: Config, networks: dict[str, Network]) -> None:
+    names: set[str] = set()
+    holders: dict[Address, str] = {}
     for number, node in enumerate(config.node_config):
         path = f"nodeConfig[{number}]"
-        if not node.node_name or node.node_name in seen:
+        if not node.node_name or node.node_name in names:
             raise ConfigError(
                 f"{path}.nodeName", node.node_name, "empty or given twice", remedy="one section per node name"
             )
-        seen.add(node.node_name)
+        names.add(node.node_name)
+        link = node.main_vpp_interface.interface_name
+        if len(link) > LINK_NAME_MAX or "/" in link or " " in link:
+            raise ConfigError(
+                f"{path}.mainVPPInterface.interfaceName",
+                link,
+                "cannot be the name of a link",
+                remedy=f"write the kernel's name of it, at most {LINK_NAME_MAX} characters",
+            )
+        uplink = networks["ipamConfig.nodeInterconnectCIDR"]
         if node.main_vpp_interface.ip:
-            _check_interface_address(f"{path}.mainVPPInterface.ip", node.main_vpp_interface.ip)
+            uplink = _check_uplink(f"{path}.mainVPPInterface.ip", node.main_vpp_interface.ip, networks)
+            if uplink.address in holders:
+                raise ConfigError(
+                    f"{path}.mainVPPInterface.ip",
+                    str(uplink),
+                    f"is the address of {holders[uplink.address]} too",
+                    remedy="give each node its own",
+                )
+            holders[uplink.address] = node.node_name
         if node.gateway:
-            _check_address(f"{path}.gateway", node.gateway)
+            _check_gateway(f"{path}.gateway", node.gateway, uplink)
 
 
-def _check_interface_address(key: str, text: str) -> None:
+def _check_uplink(key: str, text: str, networks: dict[str, Network]) -> Network:
+    """The address that a node is given instead of the one that follows from its ID. Where it lies is the operator's
+    affair, as long as nothing else of ours lies there: nodes may be a router apart."""
+    remedy = "write an address with its prefix length, as in 192.168.16.1/24"
     try:
-        Network.parse(text, strict=False)
+        uplink = Network.parse(text, strict=False)
     except ValueError as error:
-        raise ConfigError(key, text, str(error), remedy="write it as 192.168.16.1/24") from error
+        raise ConfigError(key, text, str(error), remedy=remedy) from error
+    host = uplink.value & ~uplink.mask
+    if uplink.version != 4:
+        raise ConfigError(key, text, "not an IPv4 address", remedy=remedy)
+    if "/" not in text:
+        raise ConfigError(key, text, "has no prefix length", remedy=remedy)
+    if uplink.size > 2 and host in (0, uplink.size - 1):
+        raise ConfigError(key, text, "is the address of a network or of all its hosts", remedy=remedy)
+    for other_key, other in networks.items():
+        if other_key != "ipamConfig.nodeInterconnectCIDR" and uplink.address in other:
+            raise ConfigError(key, text, f"lies in {other_key} = {other}", remedy="choose an address outside")
+    return uplink
 
 
-def _check_address(key: str, text: str) -> None:
+def _check_gateway(key: str, text: str, uplink: Network) -> None:
     try:
-        _ = Network.parse(text)
+        gateway = Address.parse(text)
     except ValueError as error:
         raise ConfigError(key, text, str(error), remedy="write one address, as 192.168.16.254") from error
+    if gateway not in uplink:
+        raise ConfigError(
+            key, text, f"cannot be reached from {uplink}", remedy=f"choose an address in {uplink.network}"
+        )
+
+
+def _check_etcd(etcd: EtcdConfig) -> None:
+    """Options that mean nothing without another one; endpoints and files are checked by who opens them."""
+    needs = (
+        ("certFile", etcd.cert_file, "keyFile", etcd.key_file),
+        ("keyFile", etcd.key_file, "certFile", etcd.cert_file),
+        ("certFile", etcd.cert_file, "caFile", etcd.ca_file),
+        ("passwordFile", etcd.password_file, "username", etcd.username),
+        ("username", etcd.username, "passwordFile", etcd.password_file),
+    )
+    for key, value, other_key, other in needs:
+        if value and not other:
+            raise ConfigError(
+                f"etcd.{key}", value, f"means nothing without etcd.{other_key}", remedy=f"set etcd.{other_key} too"
+            )
+    if not etcd.endpoints:
+        raise ConfigError("etcd.endpoints", [], "is empty", remedy="name at least one URL")
+
+
+def _check_paths(config: Config) -> None:
+    """Directories are absolute, and the paths of the sockets in them not too long for the kernel."""
+    for key, directory in (
+        ("runDir", config.run_dir),
+        ("stateDir", config.state_dir),
+        ("vpp.runDir", config.vpp.run_dir),
+    ):
+        if not directory.startswith("/"):
+            raise ConfigError(key, directory, "not an absolute path", remedy="begin it with /")
+    if not _VPP_PATH.fullmatch(config.vpp.run_dir):
+        raise ConfigError(
+            "vpp.runDir",
+            config.vpp.run_dir,
+            "has characters that VPP's startup.conf cannot hold",
+            remedy="use letters, digits and . _ - + : @ =",
+        )
+    sockets = {"runDir": f"{config.run_dir}/cni.sock", "vpp.runDir": f"{config.vpp.run_dir}/stats.sock"}
+    if config.rest_listen.startswith("unix:"):
+        sockets["restListen"] = config.rest_listen.removeprefix("unix:")
+    for key, path in sockets.items():
+        length = len(os.fsencode(path))
+        if length > SOCKET_PATH_MAX:
+            raise ConfigError(
+                key,
+                path,
+                f"a socket's path of {length} bytes",
+                remedy=f"shorten it by {length - SOCKET_PATH_MAX} bytes; the kernel takes {SOCKET_PATH_MAX}",
+            )
