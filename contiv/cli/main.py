@@ -1,7 +1,8 @@
 """``contiv``: one subcommand a process of the system. Only wiring: options in, a composition root's ``run`` called.
 
-Errors of ours end with one line on standard error and exit code 1; a wrong configuration with 2. Heavy modules are
-imported by the subcommand that needs them.
+Errors of ours end with one line on standard error and exit code 1, as do those of the operating system (a directory
+that cannot be written); a wrong configuration or option ends with 2. Heavy modules are imported by the subcommand that
+needs them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import socket
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -27,7 +28,9 @@ config_option = click.option(
     "--config", "config_path", type=click.Path(), default=None, help="configuration file (YAML)"
 )
 node_option = click.option("--node", default=socket.gethostname, help="this node's name in Kubernetes")
-log_option = click.option("--log-level", default="info", help="debug, info, warning or error")
+log_option = click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -168,15 +171,27 @@ def init() -> None:
 
 
 def guarded(command: click.Command) -> None:
-    """Run a command; our own errors become one line and an exit code."""
+    """Run a command; what it cannot help becomes one line and an exit code, a bug of ours stays a traceback."""
     try:
         command()
-    except ConfigError as error:
-        click.echo(f"configuration: {error}", err=True)
-        sys.exit(EXIT_CONFIG)
-    except ContivError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(EXIT_FAILED)
+    except (ContivError, OSError) as error:
+        _end(error)
+    except ExceptionGroup as group:
+        expected, bugs = group.split((ContivError, OSError))
+        if bugs is not None or expected is None:
+            raise
+        _end(_first(expected))
+
+
+def _end(error: Exception) -> NoReturn:
+    wrong_config = isinstance(error, ConfigError)
+    click.echo(f"{'configuration' if wrong_config else 'error'}: {str(error) or type(error).__name__}", err=True)
+    sys.exit(EXIT_CONFIG if wrong_config else EXIT_FAILED)
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 if __name__ == "__main__":

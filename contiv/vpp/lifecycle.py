@@ -7,6 +7,7 @@ of the emulator; both read the same startup.conf. Who supervises the process is 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -21,6 +22,7 @@ from contiv.errors import ConfigError
 PLUGINS: Final = ("acl", "af_packet", "cnat", "dhcp", "nat", "ping", "tap", "vxlan")
 """The plugins that this project uses; everything else stays off."""
 DEFAULT_PREFIX: Final = "/opt/vpp"
+SEGMENT_PREFIX_MAX: Final = 40
 VHOST_NET: Final = "/dev/vhost-net"
 
 Dataplane = Literal["vpp", "emulator"]
@@ -50,16 +52,29 @@ class Sockets(msgspec.Struct, frozen=True, kw_only=True):
 def find_vpp(configured: str = "") -> Path | None:
     """The prefix of an installed VPP, the folder that has ``bin/vpp``; None where there is none."""
     for prefix in (os.environ.get("CONTIV_VPP_PREFIX", ""), configured, DEFAULT_PREFIX):
-        if prefix and (Path(prefix) / "bin" / "vpp").exists():
+        if prefix and _holds_vpp(prefix):
             return Path(prefix)
     on_path = shutil.which("vpp")
     return Path(on_path).resolve().parent.parent if on_path else None
 
 
+def _holds_vpp(prefix: str) -> bool:
+    return os.access(Path(prefix) / "bin" / "vpp", os.X_OK)
+
+
 def choose(config: VppConfig) -> tuple[Dataplane, Path | None]:
-    """The data plane that the configuration means: ``auto`` takes VPP where it is installed."""
+    """The data plane that the configuration means: ``auto`` takes VPP where it is installed.
+
+    ConfigError when VPP is asked for and not there, also when it is elsewhere than ``vpp.prefix`` says.
+    """
+    if config.dataplane == "emulator":
+        return "emulator", None
+    if config.prefix and not _holds_vpp(config.prefix):
+        raise ConfigError(
+            "vpp.prefix", config.prefix, "has no bin/vpp", remedy="name the folder that VPP is installed in"
+        )
     prefix = find_vpp(config.prefix)
-    if config.dataplane == "emulator" or (config.dataplane == "auto" and prefix is None):
+    if config.dataplane == "auto" and prefix is None:
         return "emulator", None
     if prefix is None:
         raise ConfigError(
@@ -116,7 +131,11 @@ plugins {{
 
 def _segment_prefix(run_dir: str) -> str:
     """Several VPPs on one machine share /dev/shm: the run directory tells them apart."""
-    return run_dir.strip("/").replace("/", "-")[-40:]
+    prefix = run_dir.strip("/").replace("/", "-")
+    if len(prefix) <= SEGMENT_PREFIX_MAX:
+        return prefix
+    digest = hashlib.sha256(run_dir.encode()).hexdigest()[:12]  # two long paths may well end alike
+    return f"{digest}-{prefix[-SEGMENT_PREFIX_MAX + len(digest) + 1 :]}"
 
 
 def command(dataplane: Dataplane, prefix: Path | None, *, conf: str) -> list[str]:
