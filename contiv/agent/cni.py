@@ -24,7 +24,10 @@ DEFAULT_ROUTE: Final = Network(4, 0, 0)
 
 
 class Handler:
-    """Serves CNI by events that wait for their answer (``contiv.cni.model.CniHandler``)."""
+    """Serves CNI by events that wait for their answer (``contiv.cni.model.CniHandler``).
+
+    ``call`` is the controller's; ``unready`` says why the data plane cannot be programmed, None when it can.
+    """
 
     def __init__(self, call: Call, state: NetworkState, unready: Callable[[], str | None]) -> None:
         self._call = call
@@ -43,7 +46,7 @@ class Handler:
             pod_uid=request.pod.uid,
         )
         attachment = await self._ask(AddPod(request=pod))
-        return self._result(attachment)
+        return self._result(attachment, dns=request.dns)
 
     async def delete(self, request: cni.DelRequest, /) -> None:
         """Detach a pod; the unknown is no error."""
@@ -51,7 +54,7 @@ class Handler:
         await self._ask(DeletePod(container_id=request.container_id, if_name=request.ifname))
 
     async def check(self, request: cni.CheckRequest, /) -> None:
-        """Compare what ADD answered with what the agent holds."""
+        """Compare what ADD answered with what the agent holds; what VPP and Linux hold is the resyncs' affair."""
         attachment = self._state.attachments.get(owner_of(request.container_id, request.ifname))
         if attachment is None:
             raise CniError(cni.UNKNOWN_CONTAINER, "container is not attached", details="add it before checking it")
@@ -66,10 +69,10 @@ class Handler:
             )
 
     async def status(self, request: cni.StatusRequest, /) -> None:
-        """Whether an ADD could succeed now."""
-        self._refuse_unready(cni.NOT_AVAILABLE)
+        """Whether an ADD could succeed now; without a data plane those that succeeded are cut off as well."""
+        self._refuse_unready(cni.LIMITED_CONNECTIVITY)
         if len(self._state.pool) >= self._state.pool.capacity:
-            raise CniError(cni.LIMITED_CONNECTIVITY, "no free pod address", details=str(self._state.pool.subnet))
+            raise CniError(cni.NOT_AVAILABLE, "no free pod address", details=str(self._state.pool.subnet))
 
     async def gc(self, request: cni.GcRequest, /) -> None:
         """Detach what the runtime does not know any more."""
@@ -105,7 +108,7 @@ class Handler:
         except ContivError as error:
             raise CniError(cni.TRY_AGAIN_LATER, "not now", details=str(error)) from error
 
-    def _result(self, attachment: Attachment) -> cni.AddResult:
+    def _result(self, attachment: Attachment, *, dns: cni.Dns = cni.Dns()) -> cni.AddResult:  # noqa: B008  # frozen
         gateway = self._state.node.pod_gateway
         return cni.AddResult(
             interfaces=(
@@ -118,4 +121,5 @@ class Handler:
             ),
             ips=(cni.CniAddress(address=attachment.ip.host_network, gateway=gateway, interface=0),),
             routes=(cni.CniRoute(dst=DEFAULT_ROUTE, gw=gateway),),
+            dns=dns,
         )

@@ -1,19 +1,25 @@
-"""What ``netctl`` asks an agent over HTTP: read-only views, and one verb, resync. JSON throughout."""
+"""What ``netctl`` asks an agent over HTTP: read-only views, and one verb, resync. JSON throughout.
+
+A parameter that cannot be used is answered with 400, a data plane that does not answer with 503, each with one line.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from contiv.controller import Controller
 from contiv.controller.cluster import ClusterState
-from contiv.controller.event import DownstreamResync, Event
+from contiv.controller.event import DownstreamResync
+from contiv.errors import ContivError
 from contiv.model.ip import Address, Network
 from contiv.model.node import NodeStatus
 from contiv.network.state import NetworkState
+
+T = TypeVar("T")
 
 
 class Views:
@@ -77,7 +83,7 @@ class Views:
 
     async def events(self, request: web.Request) -> web.Response:
         """The event history, the last ``last`` of them, as JSON or with ``text`` for people."""
-        last = int(request.query["last"]) if "last" in request.query else None
+        last = _number(request, "last")
         if "text" in request.query:
             return web.Response(text=self._controller.history.to_text(last=last))
         return _raw(self._controller.history.to_json(last=last))
@@ -95,21 +101,30 @@ class Views:
 
     async def diff(self, _: web.Request) -> web.Response:
         """What a resync would do now: key, verb and why; empty when VPP and Linux are as desired."""
-        plan = await self._controller.scheduler.inspect()
+        plan = await _answered(self._controller.scheduler.inspect())
         operations = [{"verb": each.verb, "key": each.key} for each in plan.operations]
         pending = {key: [str(need) for need in needs] for key, needs in plan.pending.items()}
         return _json({"operations": operations, "pending": pending})
 
     async def resync(self, _: web.Request) -> web.Response:
         """Compare VPP and Linux with what is desired, and mend the difference."""
-        await _accepted(self._controller.call, DownstreamResync(reason="asked for over REST"))
+        await _answered(self._controller.call(DownstreamResync(reason="asked for over REST")))
         return _json({"resynced": True})
 
 
-async def _accepted(call: Callable[[Event], Awaitable[object]], event: Event) -> None:
+def _number(request: web.Request, name: str) -> int | None:
+    text = request.query.get(name)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise web.HTTPBadRequest(text=f"{name} = {text!r}: not a number; write how many, as {name}=50")
+    return int(text)
+
+
+async def _answered(work: Awaitable[T]) -> T:
     try:
-        await call(event)
-    except Exception as error:
+        return await work
+    except ContivError as error:
         raise web.HTTPServiceUnavailable(text=str(error)) from error
 
 
