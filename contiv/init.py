@@ -128,7 +128,8 @@ class _Child:
             code = await self._process.wait()
             lived_s = time.monotonic() - self._started_at
             self._backoff_s = BACKOFF_FIRST_S if lived_s > STABLE_S else min(self._backoff_s * 2, BACKOFF_MAX_S)
-            log.error("ended", process=self.name, code=code, lived_s=round(lived_s, 1), log=str(self._log))
+            said = self._process.tail(LAST_LINES)
+            log.error("ended", process=self.name, code=code, lived_s=round(lived_s, 1), log=str(self._log), said=said)
             await asyncio.sleep(self._backoff_s)
             try:
                 await self.start()
