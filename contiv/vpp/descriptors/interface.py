@@ -22,6 +22,9 @@ from contiv.vpp.descriptors.base import NO_INDEX, OWNER, Api, Interfaces, owned
 Metadata = int
 """An interface's metadata is its ``sw_if_index``."""
 
+AT_ONCE_MAX: Final = 16
+"""Interfaces made or deleted at once: VPP takes up to 100 ms for each, one by one, and requests in line time out."""
+
 KINDS: Final[Mapping[type, Any]] = {
     model.AfPacket: af_packet,
     model.Tap: tap,
@@ -39,6 +42,7 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
     def __init__(self, api: Api, interfaces: Interfaces) -> None:
         self._api = api
         self._interfaces = interfaces
+        self._room = asyncio.Semaphore(AT_ONCE_MAX)
 
     def dependencies(self, key: str, value: model.Interface) -> Iterable[Dependency]:
         return tuple(Dependency("link", required) for required in value.requires)
@@ -55,11 +59,10 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
 
     async def create(self, key: str, value: model.Interface) -> Metadata:
         kind = KINDS[type(value)]
-        index: int = await kind.create(self._api, value)
-        tagged = self._api.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=OWNER + value.name)
-        sized = self._set_mtu(index, value)
+        async with self._room:
+            index: int = await kind.create(self._api, value)
         try:
-            await asyncio.gather(tagged, sized)
+            await asyncio.gather(self._set_mtu(index, value), self._make_ours(index, value))
         except VppError:
             await kind.delete(self._api, value, index)
             raise
@@ -71,7 +74,8 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
         return metadata
 
     async def delete(self, key: str, value: model.Interface, metadata: Metadata) -> None:
-        await KINDS[type(value)].delete(self._api, value, metadata)
+        async with self._room:
+            await KINDS[type(value)].delete(self._api, value, metadata)
         self._interfaces.drop(value.name)
 
     async def retrieve(self, wanted: Mapping[str, model.Interface]) -> Iterable[Actual[model.Interface, Metadata]]:
@@ -83,7 +87,7 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
         details = {entry.sw_if_index: entry for entry in common.result()}
         by_signature = {_signature(value): value for value in wanted.values()}
         found: dict[str, Actual[model.Interface, Metadata]] = {}
-        adopted: list[tuple[int, str]] = []
+        adopted: list[tuple[int, model.Interface]] = []
         for index, bare in (pair for task in kinds for pair in task.result().items()):
             if index not in details:
                 continue
@@ -94,14 +98,20 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
                 if twin is None:
                     continue
                 name = twin.name
-                adopted.append((index, name))
+                adopted.append((index, twin))
             actual = _fill(actual, name, wanted.get(model.interface_key(name)))
             key = model.interface_key(name)
             found[key] = Actual(key=key, value=actual, metadata=index)
-        for index, name in adopted:
-            await self._api.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=OWNER + name)
+        for index, twin in adopted:
+            await self._make_ours(index, twin)
         self._interfaces.replace({actual.value.name: actual.metadata for actual in found.values()})
         return found.values()
+
+    async def _make_ours(self, index: int, value: model.Interface) -> None:
+        """Tag the interface. The tag is sent last: what has it lacks nothing that no dump would show."""
+        settings = [tap.use_interrupts(self._api, index)] if isinstance(value, model.Tap) else []
+        tagged = self._api.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=OWNER + value.name)
+        await asyncio.gather(*settings, tagged)
 
     async def _set_mtu(self, index: int, value: model.Interface) -> None:
         if not isinstance(value, model.VxlanTunnel):
@@ -130,11 +140,11 @@ def _fill(actual: model.Interface, name: str, twin: model.Interface | None) -> m
     actual = msgspec.structs.replace(actual, requires=twin.requires)
     if isinstance(twin, model.AfPacket) and isinstance(actual, model.AfPacket):
         return msgspec.structs.replace(actual, **{name: getattr(twin, name) for name in af_packet.NOT_DUMPED})
-    if isinstance(twin, model.Tap) and isinstance(actual, model.Tap):
-        return msgspec.structs.replace(actual, netns=twin.netns)
     return actual
 
 
 def _signature(value: model.Interface) -> tuple[object, ...]:
     """What identifies an interface of a kind without its name: two of them cannot exist in one VPP."""
+    if isinstance(value, model.Tap):
+        return (model.Tap, *tap.signature(value))
     return (type(value), *KINDS[type(value)].claims(value))
