@@ -79,7 +79,10 @@ class TapDevice:
     def _place(self, temporary: str) -> None:
         """Make the kernel's end what it shall be and put it where it belongs."""
         host = self.host
-        own = netns.open_namespace(_path(host.namespace))
+        try:
+            own = netns.open_namespace(_path(host.namespace))
+        except LinuxError:
+            raise Refusal("SYSCALL_ERROR_2") from None
         try:
             with Conversation() as conversation:
                 link = links.find(conversation, temporary)
