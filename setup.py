@@ -1,5 +1,7 @@
 """Build of the compiled kernels: every ``contiv/_fastpath/<name>.pyx`` becomes one extension module.
 
+Beside them one plain library, ``contiv/vpp/epoll_guard``, which VPP is started with; it knows neither Python nor us.
+
 ``csrc/`` holds the C11 that does the work and knows nothing of Python; it is compiled into each extension that
 names it in ``KERNELS``. Build variants are environment variables:
 
@@ -43,9 +45,17 @@ def extension(name: str, sources: list[str]) -> Extension:
     )
 
 
+# no module: VPP loads it (LD_PRELOAD), so it is never built with sanitizers
+EPOLL_GUARD = Extension(
+    "contiv.vpp.epoll_guard",
+    ["csrc/vpp_epoll_guard.c"],
+    extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-O2"],
+    libraries=["dl"],
+)
+
 setup(
     ext_modules=cythonize(
-        [extension(name, sources) for name, sources in KERNELS.items()],
+        [*(extension(name, sources) for name, sources in KERNELS.items()), EPOLL_GUARD],
         compiler_directives={"language_level": 3, "boundscheck": False, "wraparound": False},
         build_dir="build/cython",
     )

@@ -23,7 +23,7 @@ import structlog
 from contiv.config import Config
 from contiv.errors import ContivError
 from contiv.processes import Process, ready, start
-from contiv.vpp.lifecycle import Sockets, choose, command, startup_conf
+from contiv.vpp.lifecycle import Sockets, choose, command, environment, startup_conf
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +107,10 @@ class _Child:
         """The command line."""
         raise TypeError(f"{type(self).__name__} has no command line")
 
+    def environment(self) -> dict[str, str]:
+        """What its environment has beside ours."""
+        return {}
+
     async def prepare(self) -> None:
         """What must be there before the process starts."""
 
@@ -117,7 +121,7 @@ class _Child:
         """Start the process and wait until it serves."""
         self._started_at = time.monotonic()
         await self.prepare()
-        self._process = await start(self.name, self.argv(), log=self._log)
+        self._process = await start(self.name, self.argv(), log=self._log, environment=self.environment())
         log.info("started", process=self.name, pid=self._process.pid)
         await self.wait_ready(self._process)
 
@@ -154,6 +158,9 @@ class _Dataplane(_Child):
 
     def argv(self) -> list[str]:
         return command(self._kind, self._prefix, conf=f"{self._sockets.run_dir}/startup.conf")
+
+    def environment(self) -> dict[str, str]:
+        return environment(self._kind)
 
     async def prepare(self) -> None:
         run_dir = Path(self._sockets.run_dir)

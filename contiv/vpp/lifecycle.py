@@ -2,7 +2,7 @@
 
 ``find_vpp`` looks where tests and ``contiv init`` look alike: ``CONTIV_VPP_PREFIX``, the configured prefix,
 ``/opt/vpp``, then PATH. ``startup_conf`` renders VPP's configuration. ``command`` gives the argument vector of VPP or
-of the emulator; both read the same startup.conf. Who supervises the process is ``contiv.init``'s affair.
+of the emulator; both read the same startup.conf; ``environment`` what it must be started with. Who supervises the process is ``contiv.init``'s affair.
 """
 
 from __future__ import annotations
@@ -144,6 +144,22 @@ def command(dataplane: Dataplane, prefix: Path | None, *, conf: str) -> list[str
         assert prefix is not None
         return [str(prefix / "bin" / "vpp"), "-c", conf]
     return [sys.executable, "-m", "contiv.emulator.vpp", "-c", conf]
+
+
+def environment(dataplane: Dataplane) -> dict[str, str]:
+    """What the data plane's environment needs beside ours: for VPP the guard of ``csrc/vpp_epoll_guard.c``.
+
+    ConfigError when the guard was not built: a VPP without it stops for good once 16 pods speak at the same time.
+    """
+    if dataplane != "vpp":
+        return {}
+    here = Path(__file__).parent
+    guard = next(iter(sorted(here.glob("epoll_guard*.so"))), None)
+    if guard is None:
+        raise ConfigError(
+            "vpp.dataplane", dataplane, f"no epoll_guard library in {here}", remedy="build it with 'make install'"
+        )
+    return {"LD_PRELOAD": str(guard)}
 
 
 def has_vhost_net() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from contiv.demo.api import key_of
@@ -9,7 +11,7 @@ from contiv.linux import netns
 from contiv.model import keys
 from contiv.model.ip import Address, Network
 from tests.e2e.conftest import Build
-from tests.e2e.world import World, address, eventually
+from tests.e2e.world import World, address, eventually, pod
 
 pytestmark = pytest.mark.root
 
@@ -36,6 +38,20 @@ async def test_a_pod_created_with_kubectl_talks_and_a_deleted_one_leaves_nothing
             assert (await world.held(number)).mentions(address(near)) == []
         assert await snapshot(world) == before
         assert not any(address(near).encode() in value for value in (await world.etcd()).values())
+
+
+async def test_many_pods_that_speak_at_the_same_moment_are_all_heard(build: Build) -> None:
+    # VPP's main loop takes 16 events from epoll at a time: docs/decisions/vpp-epoll-guard.md
+    async with build(1) as world:
+        pods = list((await world.create_pods([pod(f"pod-{number}", node=1) for number in range(24)])).values())
+        pairs = [(source, [pods[number - 1]]) for number, source in enumerate(pods)]
+        async with world.steady_pings(pairs, period_s=0.02) as finish:
+            await asyncio.sleep(3)
+            pings = await finish()
+        assert pings.sent > 24 * 3 / 0.02 * 0.5
+        assert pings.lost == {}
+        async with asyncio.timeout(5), world.vpp(1) as api:
+            await api.call("show_version")
 
 
 async def test_a_pod_that_comes_back_under_its_name_gets_another_address(build: Build) -> None:

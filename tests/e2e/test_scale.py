@@ -37,7 +37,7 @@ async def test_110_pods_on_a_node_answer_each_other_for_a_minute(build: Build) -
             f"{PODS} pods ran after {took_s:.1f} s; {pings.sent} pings, {sum(pings.lost.values())} lost, "
             f"sender late by {pings.late_s:.3f} s at most; slowest answers: {slowest}"
         )
-        assert pings.sent > PODS * (PODS - 1) * MINUTE_S / PERIOD_S * 0.9, "the machine was too slow for the test"
+        assert pings.sent > PODS * (PODS - 1) * MINUTE_S / PERIOD_S * 0.5, "the machine was too slow for the test"
         assert pings.lost == {}
         assert (await world.rest(1, "diff"))["operations"] == []
 
