@@ -7,7 +7,8 @@
     /contiv/ksr/status/<plural>                   KSR's word that a kind is completely reflected
     /contiv/nodes/ids/<id>                        node IDs, each claimed by its agent in a transaction
     /contiv/nodes/status/<node>                   what an agent says of itself, under its lease
-    /contiv/vswitch/<node>/pods/<container id>    pod attachments, written by the node's agent alone
+    /contiv/vswitch/<node>/pods/<container id>/<interface>
+                                                  pod attachments, written by the node's agent alone
 """
 
 from __future__ import annotations
@@ -53,6 +54,6 @@ def attachments(node: str) -> str:
     return f"{VSWITCH}{node}/pods/"
 
 
-def attachment(node: str, container_id: str) -> str:
-    """Key of one pod's attachment: one per sandbox container."""
-    return f"{attachments(node)}{container_id}"
+def attachment(node: str, owner: str) -> str:
+    """Key of one pod's attachment; ``owner`` is ``<container id>/<interface>``: a sandbox may have several."""
+    return f"{attachments(node)}{owner}"

@@ -95,7 +95,7 @@ def _share(network: Network, node_id: int, length: int) -> Network:
 
 
 class PodPool:
-    """The pod addresses of one node. Owners are container IDs; asking twice gives the same address."""
+    """The pod addresses of one node. Asking twice for one owner (``state.owner_of``) gives the same address."""
 
     def __init__(self, subnet: Network) -> None:
         self.subnet = subnet
@@ -150,6 +150,12 @@ class PodPool:
             raise NetworkError(f"address {address} of {owner} belongs to {holder}")
         self._take(index, owner)
         self._last = max(self._last, index)
+
+    def emptied(self) -> PodPool:
+        """A pool of the same subnet with no owners, whose round goes on: what was just freed stays last in turn."""
+        pool = PodPool(self.subnet)
+        pool._last = self._last
+        return pool
 
     def release(self, owner: str) -> Address | None:
         """Free the address of ``owner``; None when it has none."""

@@ -20,7 +20,7 @@ _NAME: Final = re.compile(rf"{POD_NAME_PREFIX}(\d+)")
 
 
 class InterfaceSlots:
-    """Slots by number; the owner of a slot is a container ID."""
+    """Slots by number; an owner is an attachment's (``state.owner_of``)."""
 
     def __init__(self, target: int, *, prepared: int = 0) -> None:
         self.target = target

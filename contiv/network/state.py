@@ -76,7 +76,7 @@ class NetworkState:
         """Take the cluster as it is instead of what was known; attachments that cannot be are refused by owner."""
         self.others = {claim.id: claim for claim in claims if claim.name != self.me.name}
         self.attachments = {}
-        self.pool = PodPool(self.node.pod_subnet)
+        self.pool = self.pool.emptied()
         self.slots = InterfaceSlots(self.slots.target, prepared=self.slots.prepared)
         refused: dict[str, NetworkError] = {}
         for attachment in attachments:

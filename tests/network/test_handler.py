@@ -319,3 +319,13 @@ async def test_interfaces_that_cannot_be_prepared_now_fail_no_pod(node: Node, mo
     monkeypatch.setattr(node.handler, "_push", full)
     assert isinstance(await node.controller.call(add(1)), Attachment)
     assert node.handler._prepare
+
+
+async def test_an_address_that_was_just_freed_is_not_the_next_one_after_a_resync_either(node: Node) -> None:
+    first = await node.controller.call(add(1))
+    await node.controller.call(DeletePod(container_id="c1", if_name="eth0"))
+    await node.controller.call(FullResync(reason="healing"))
+    second = await node.controller.call(add(2))
+    assert isinstance(first, Attachment)
+    assert isinstance(second, Attachment)
+    assert first.address != second.address
