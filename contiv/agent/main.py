@@ -27,9 +27,10 @@ from contiv.agent.metrics import AgentMetrics
 from contiv.agent.rest import Views
 from contiv.agent.status import publish
 from contiv.cni import server as cni_server
-from contiv.config import VXLAN_OVERHEAD, Config, EtcdConfig
+from contiv.config import VXLAN_OVERHEAD, Config
 from contiv.controller import Controller, Event, FullResync
 from contiv.controller.cluster import ClusterState
+from contiv.credentials import credentials
 from contiv.errors import ConfigError, NetworkError, VppError
 from contiv.linux import links
 from contiv.linux.descriptors import linux_descriptors
@@ -45,7 +46,6 @@ from contiv.network.render_host import Uplink
 from contiv.network.state import NetworkState, Options
 from contiv.scheduler import Scheduler
 from contiv.store.client import Etcd
-from contiv.store.transport import AuthConfig, TlsConfig
 from contiv.vpp import Vpp, connect
 from contiv.vpp.descriptors import FibSource, Interfaces, descriptors
 from contiv.vpp.descriptors.base import NO_INDEX, OWNER
@@ -295,27 +295,6 @@ async def _sooner(wanted: Coroutine[Any, Any, object], otherwise: Coroutine[Any,
     finally:
         for task in tasks:
             task.cancel()
-
-
-def credentials(config: EtcdConfig) -> dict[str, Any]:
-    """TLS and user of the configuration, as the etcd client takes them."""
-    credentials: dict[str, Any] = {}
-    if config.ca_file:
-        credentials["tls"] = TlsConfig(
-            ca=Path(config.ca_file),
-            cert=Path(config.cert_file) if config.cert_file else None,
-            key=Path(config.key_file) if config.key_file else None,
-        )
-    if config.username:
-        try:
-            password = Path(config.password_file).read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            problem = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(
-                "etcd.passwordFile", config.password_file, problem, remedy="name a readable file of text"
-            ) from error
-        credentials["auth"] = AuthConfig(user=config.username, password=password)
-    return credentials
 
 
 async def _uplink(config: Config, node: str, me: NodeClaim, workers: Workers) -> Uplink | None:

@@ -81,8 +81,8 @@ def ksr_command(
     kubeconfig: str | None, etcd: tuple[str, ...], metrics_address: str | None, config_path: str | None, log_level: str
 ) -> None:
     """Reflect Kubernetes state into etcd; one instance of several is active."""
-    from contiv.agent.main import credentials
     from contiv.config import load
+    from contiv.credentials import credentials
     from contiv.ksr.main import run
 
     config = load(config_path).etcd

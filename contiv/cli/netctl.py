@@ -15,6 +15,8 @@ import click
 import msgspec
 
 from contiv.cli.main import guarded
+from contiv.config import EtcdConfig, load
+from contiv.credentials import credentials
 from contiv.errors import ContivError, StoreError
 from contiv.log import configure
 from contiv.model import keys, kube
@@ -23,25 +25,32 @@ from contiv.store.client import Etcd
 from contiv.store.records import Record
 
 TIMEOUT_S: Final = 10.0
-DEFAULT_ETCD: Final = "http://127.0.0.1:32379"
 Row = dict[str, Any]
 
 
 class Context(msgspec.Struct, frozen=True):
     """The options that all commands share."""
 
-    etcd: tuple[str, ...]
+    etcd: EtcdConfig
     output: str
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--etcd", multiple=True, envvar="CONTIV_ETCD", default=[DEFAULT_ETCD], show_default=True, help="endpoint")
+@click.option("--etcd", multiple=True, envvar="CONTIV_ETCD", help="endpoint of Contiv's etcd; default: as configured")
+@click.option(
+    "--config",
+    "config_path",
+    envvar="CONTIV_CONFIG",
+    default=None,
+    help="a node's configuration, for etcd's credentials",
+)
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_context
-def netctl(context: click.Context, etcd: Sequence[str], output: str) -> None:
+def netctl(context: click.Context, etcd: Sequence[str], config_path: str | None, output: str) -> None:
     """Nodes, pods and addresses of a Contiv/VPP cluster."""
     configure("warning")
-    context.obj = Context(tuple(etcd), output)
+    configured = load(config_path).etcd
+    context.obj = Context(msgspec.structs.replace(configured, endpoints=tuple(etcd) or configured.endpoints), output)
 
 
 def with_output(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +102,7 @@ def pods(context: Context, node: str, own_output: str | None) -> None:
 
 
 def _pod_row(record: Record) -> Row:
-    attachment = msgspec.json.decode(record.value, type=Attachment)
+    attachment = _decoded(record, Attachment)
     return {
         "node": record.key.removeprefix(keys.VSWITCH).partition("/")[0],
         "namespace": attachment.pod_namespace,
@@ -255,12 +264,20 @@ async def _request(agent: NodeStatus, method: str, path: str) -> bytes:
 
 async def _values(etcd: Etcd, prefix: str, kind: Any) -> list[Any]:
     snapshot = await etcd.get_prefix(prefix)
-    return [msgspec.json.decode(record.value, type=kind) for _, record in sorted(snapshot.records.items())]
+    return [_decoded(record, kind) for _, record in sorted(snapshot.records.items())]
+
+
+def _decoded(record: Record, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(record.value, type=kind)
+    except msgspec.DecodeError as error:
+        raise ContivError(f"{record.key} in etcd cannot be read: {error}; is it from another version?") from error
 
 
 def _with_etcd(context: Context, work: Callable[[Etcd], Coroutine[Any, Any, Any]]) -> Any:
     async def run() -> Any:
-        async with await Etcd.connect(context.etcd, timeout_s=TIMEOUT_S) as etcd:
+        proof = credentials(context.etcd)
+        async with await Etcd.connect(context.etcd.endpoints, **proof, timeout_s=TIMEOUT_S) as etcd:
             return await work(etcd)
 
     try:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from contiv.agent.main import EtcdPersistence, credentials
+from contiv.agent.main import EtcdPersistence
 from contiv.config import Config, EtcdConfig
+from contiv.credentials import credentials
 from contiv.errors import ConfigError
 from contiv.network.ipam import ClusterSubnets
 from contiv.processes import start

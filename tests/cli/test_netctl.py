@@ -108,3 +108,22 @@ async def test_an_agent_that_is_away_is_said_to_be_so_and_an_unknown_node_is_nam
     assert unknown.returncode == 1
     assert "nowhere" in unknown.stderr
     assert "up are: a" in unknown.stderr
+
+
+def test_an_etcd_that_asks_who_we_are_is_told_by_the_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "contiv.yaml"
+    config.write_text(f"etcd: {{endpoints: ['unix://{tmp_path}/e'], username: u, passwordFile: {tmp_path}/none}}\n")
+    argv = [sys.executable, "-m", "contiv.cli.netctl", "--config", str(config), "nodes"]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("configuration: etcd.passwordFile = ")
+
+
+async def test_a_record_that_cannot_be_read_is_named(etcd: EmbeddedEtcd) -> None:
+    async with await Etcd.connect([etcd.endpoint]) as client:
+        await client.put(keys.node_id(1), b"[]")
+    argv = [sys.executable, "-m", "contiv.cli.netctl", "--etcd", etcd.endpoint, "nodes"]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert keys.node_id(1) in line
