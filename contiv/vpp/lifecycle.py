@@ -2,7 +2,8 @@
 
 ``find_vpp`` looks where tests and ``contiv init`` look alike: ``CONTIV_VPP_PREFIX``, the configured prefix,
 ``/opt/vpp``, then PATH. ``startup_conf`` renders VPP's configuration. ``command`` gives the argument vector of VPP or
-of the emulator; both read the same startup.conf; ``environment`` what it must be started with. Who supervises the process is ``contiv.init``'s affair.
+of the emulator, ``environment`` what it must be started with; both read the same startup.conf. Who supervises the
+process is ``contiv.init``'s affair.
 """
 
 from __future__ import annotations
