@@ -13,12 +13,13 @@ from typing import TypeVar
 
 import msgspec
 
-from contiv.linux import addresses, ipv6, links, neighbours, offloads, routes
+from contiv.linux import addresses, ipv6, links, neighbours, offloads, routes, sysfs
 from contiv.linux.errors import LinkMissing
 from contiv.linux.netlink import Conversation, Request
 from contiv.model.linux import Interface, Route
 
 T = TypeVar("T")
+MERGE_WITHIN = "gro_flush_timeout"
 
 
 def configure(key: str, wanted: Interface) -> int:
@@ -35,6 +36,8 @@ def reconfigure(key: str, wanted: Interface, *, old: Interface) -> int:
         link = _found(conversation, wanted)
         ipv6.set_enabled(wanted.name, wanted.ipv6)
         offloads.apply(wanted.name, wanted.offloads)
+        if wanted.merge_within_ns is not None:
+            sysfs.write(wanted.name, MERGE_WITHIN, wanted.merge_within_ns)
         conversation.run(_removals(link.index, old, kept=wanted))
         conversation.run(_base(key, link, wanted))
         had = _left(old, wanted, link)
@@ -82,6 +85,7 @@ def read(key: str, wanted: Interface) -> tuple[Interface, int] | None:
             neighbours=_as_wanted(neighbours.of_link(conversation, link.index), wanted.neighbours),
             offloads=offloads.read(link.name, [name for name, _ in wanted.offloads]),
             ipv6=ipv6.enabled(link.name),
+            merge_within_ns=None if wanted.merge_within_ns is None else sysfs.read(link.name, MERGE_WITHIN),
         )
     return actual, link.index
 

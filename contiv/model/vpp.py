@@ -38,7 +38,7 @@ class AfPacket(_Value, frozen=True, kw_only=True, tag=True):
     gso: bool = True
     qdisc_bypass: bool = True
     rx_frames: int = 16
-    tx_frames: int = 256
+    tx_frames: int = 16
     requires: tuple[str, ...] = ()
 
 
@@ -88,11 +88,10 @@ class AdminUp(_Value, frozen=True, kw_only=True):
 
 
 class InterfaceAddress(_Value, frozen=True, kw_only=True):
-    """An address with its prefix length on an interface. ``requires`` names its ``InterfaceVrf``, if it has one."""
+    """An address with its prefix length on an interface."""
 
     interface: str
     address: Network
-    requires: tuple[str, ...] = ()
 
 
 class Unnumbered(_Value, frozen=True, kw_only=True):
@@ -119,16 +118,12 @@ class InterfaceVrf(_Value, frozen=True, kw_only=True):
 
 
 class Route(_Value, frozen=True, kw_only=True):
-    """A route with one path: by ``gateway``, by ``interface``, or both; or to the lookup in another VRF, ``table``.
-
-    None of them means drop.
-    """
+    """A route with one path: by ``gateway``, by ``interface``, or both; neither means drop."""
 
     vrf: int
     destination: Network
     gateway: Address | None = None
     interface: str = ""
-    table: int | None = None
 
 
 class Neighbour(_Value, frozen=True, kw_only=True):

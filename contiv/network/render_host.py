@@ -103,7 +103,7 @@ def _host_interconnect(subnets: ClusterSubnets, node: NodeAddresses, *, tap: boo
 
 def _uplink(uplink: Uplink) -> Desired:
     values: list[vpp.Value] = [
-        # Large segments may leave by it as they are, inside VXLAN none ever comes (render_segmenter). Whether the NIC
+        # Large segments may leave by it as they are, inside VXLAN none ever comes (render_node). Whether the NIC
         # can segment is unknown, so the kernel must be able to help: no qdisc bypass.
         vpp.AfPacket(
             name=UPLINK,

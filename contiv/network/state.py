@@ -14,7 +14,7 @@ import msgspec
 from contiv.errors import CniError, NetworkError
 from contiv.model.ip import Address
 from contiv.model.node import Attachment, NodeClaim
-from contiv.network import render_host, render_node, render_pod, render_segmenter
+from contiv.network import render_host, render_node, render_pod
 from contiv.network.ipam import ClusterSubnets, PodPool
 from contiv.network.naming import pod_macs, tap_name
 from contiv.network.render_host import Desired, Uplink
@@ -102,7 +102,6 @@ class NetworkState:
         options = self.options
         desired = render_host.render(self.subnets, self.node, self.uplink, tap=options.tap, mtu=options.mtu)
         desired |= render_node.render_bvi(self.node, mtu=options.mtu)
-        desired |= render_segmenter.render(self.node, mtu=options.mtu)
         for claim in self.others.values():
             desired |= self._other(claim)
         for name in self.slots.spare():

@@ -112,9 +112,8 @@ class RouteDescriptor(Descriptor[model.Route, None]):
     def dependencies(self, key: str, value: model.Route) -> Iterable[Dependency]:
         if value.interface:
             yield on_interface(value.interface)
-        for table in (value.vrf, value.table):
-            if table:
-                yield Dependency("vrf", model.vrf_key(table, value.destination.version))
+        if value.vrf:
+            yield Dependency("vrf", model.vrf_key(value.vrf, value.destination.version))
 
     def must_recreate(self, key: str, old: model.Route, new: model.Route) -> bool:
         return False
@@ -162,13 +161,12 @@ class RouteDescriptor(Descriptor[model.Route, None]):
 
     def _path(self, value: model.Route) -> dict[str, Any]:
         version = value.destination.version
-        leads_on = value.gateway or value.interface or value.table is not None
         path: dict[str, Any] = {
             "sw_if_index": self._interfaces.index(value.interface) if value.interface else NO_INDEX,
-            "table_id": value.vrf if value.table is None else value.table,
+            "table_id": value.vrf,
             "weight": 1,
             "proto": 0 if version == 4 else 1,
-            "type": PATH_NORMAL if leads_on else PATH_DROP,
+            "type": PATH_NORMAL if value.gateway or value.interface else PATH_DROP,
         }
         if value.gateway is not None:
             path["nh"] = {"address": {f"ip{version}": str(value.gateway)}}
@@ -181,8 +179,6 @@ class RouteDescriptor(Descriptor[model.Route, None]):
         if path is None or len(route.paths) > 1 or int(path.type) == PATH_DROP:
             return model.Route(vrf=route.table_id, destination=destination)
         hop = from_ip(getattr(path.nh.address, f"ip{destination.version}"))
-        if path.sw_if_index == NO_INDEX and not hop.value:
-            return model.Route(vrf=route.table_id, destination=destination, table=path.table_id)
         return model.Route(
             vrf=route.table_id,
             destination=destination,

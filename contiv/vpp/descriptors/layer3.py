@@ -69,10 +69,7 @@ class AddressDescriptor(Descriptor[model.InterfaceAddress, None]):
         self._interfaces = interfaces
 
     def dependencies(self, key: str, value: model.InterfaceAddress) -> Iterable[Dependency]:
-        return (on_interface(value.interface), *(Dependency("ready", key) for key in value.requires))
-
-    def equivalent(self, key: str, old: model.InterfaceAddress, new: model.InterfaceAddress) -> bool:
-        return True
+        return (on_interface(value.interface),)
 
     def claims(self, key: str, value: model.InterfaceAddress) -> Iterable[str]:
         return (f"address:{value.address.address}",)
