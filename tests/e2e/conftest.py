@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,6 +16,13 @@ from contiv.vpp.lifecycle import find_vpp
 from tests.e2e.world import World
 
 Build = Callable[[int], AbstractAsyncContextManager[World]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kubectl() -> None:
+    """The objects are made as users make them."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl on PATH")
 
 
 @pytest.fixture(params=[pytest.param("vpp", marks=pytest.mark.vpp), "emulator"])
