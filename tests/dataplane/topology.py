@@ -60,6 +60,7 @@ class Node:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                env={**os.environ, **lifecycle.environment(self.kind)},
             )
         deadline = time.monotonic() + START_S
         while not Path(self.sockets.api).exists():
