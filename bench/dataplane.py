@@ -11,7 +11,7 @@ veth carries segments of 64 KiB whole, which no real wire does. Needs root and i
     python bench/dataplane.py                        VPP where it is found, or its emulator
     python bench/dataplane.py --dataplane vpp --rounds 5 --seconds 3 --json results.json
 
-Exit code 1 when the throughput on one node is below ``SAME_NODE_MIN`` of the bridge's.
+With ``--dataplane vpp`` the exit code is 1 when the throughput on one node is below ``SAME_NODE_MIN`` of the bridge's.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def main() -> int:
         options.json.write_text(json.dumps(content))
     ratio = results["contiv"][SAME].rate / results["kernel"][SAME].rate
     print(f"on one node {ratio:.0%} of the bridge's throughput (wanted: {SAME_NODE_MIN:.0%} or more)")
-    return 0 if ratio >= SAME_NODE_MIN else 1
+    return 1 if options.dataplane == "vpp" and ratio < SAME_NODE_MIN else 0
 
 
 if __name__ == "__main__":
