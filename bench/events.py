@@ -40,8 +40,8 @@ class Witness:
 
     def __init__(self, vpp: contiv.vpp.Vpp) -> None:
         self._vpp = vpp
-        self.appeared: dict[str, float] = {}
-        self.vanished: dict[str, float] = {}
+        self.appeared: dict[str, list[float]] = {}
+        self.vanished: dict[str, list[float]] = {}
 
     async def watch(self) -> None:
         """Look again and again until cancelled."""
@@ -49,8 +49,10 @@ class Witness:
         while True:
             seen = await self._routes()
             now = time.perf_counter()
-            self.appeared.update(dict.fromkeys(seen - present, now))
-            self.vanished.update(dict.fromkeys(present - seen, now))
+            for address in seen - present:
+                self.appeared.setdefault(address, []).append(now)
+            for address in present - seen:
+                self.vanished.setdefault(address, []).append(now)
             present = seen
             await asyncio.sleep(POLL_S)
 
@@ -131,13 +133,14 @@ async def measure(dataplane: str, rate: float, seconds: float) -> None:
     report("deleted -> removed", deleted, witness.vanished, addresses)
 
 
-def report(title: str, asked: dict[str, float], done: dict[str, float], addresses: dict[str, str]) -> None:
+def report(title: str, asked: dict[str, float], done: dict[str, list[float]], addresses: dict[str, str]) -> None:
     """Median, 99th percentile and histogram of one kind of change."""
-    times = [
-        (done[addresses[name]] - start) * 1e3
+    # an address is used again by later pods: what counts is the first change of it after the request
+    firsts = {
+        name: next((when for when in done.get(addresses.get(name, ""), ()) if when >= start), None)
         for name, start in asked.items()
-        if name in addresses and addresses[name] in done and done[addresses[name]] >= start
-    ]
+    }
+    times = [(when - asked[name]) * 1e3 for name, when in firsts.items() if when is not None]
     missing = len(asked) - len(times)
     times.sort()
     print(
