@@ -1,8 +1,8 @@
 """What the agent wants of the Linux kernel: veth pairs and configured interfaces, as frozen values with keys.
 
 In: renderers build them. Out: ``contiv.linux.descriptors`` makes the kernel agree. Pure nouns; equality is
-what the scheduler's diff uses, so tuples are kept sorted by whoever renders them only where order carries no
-meaning (``normalised`` helps). A namespace is named by its path (``/var/run/netns/x``, ``/proc/PID/ns/net``);
+what the scheduler's diff uses, so a renderer always gives a tuple's elements in the same order. A namespace is named by
+its path (``/var/run/netns/x``, ``/proc/PID/ns/net``);
 ``""`` is the agent's own.
 """
 
@@ -110,14 +110,3 @@ def macvlan_key(parent: str) -> str:
 def interface_key(logical: str) -> str:
     """Key of the configured interface ``logical``."""
     return f"{INTERFACE_PREFIX}{logical}"
-
-
-def normalised(interface: Interface) -> Interface:
-    """``interface`` with those tuples sorted and without repeats whose order has no meaning to the kernel."""
-    return msgspec.structs.replace(
-        interface,
-        addresses=tuple(sorted(set(interface.addresses))),
-        routes=tuple(sorted(set(interface.routes), key=repr)),
-        neighbours=tuple(sorted(set(interface.neighbours))),
-        offloads=tuple(sorted(set(interface.offloads))),
-    )
