@@ -8,7 +8,8 @@ Terms are VPP's own: sw_if_index stays inside the descriptors, bd_id, bvi, shg, 
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 
@@ -163,6 +164,88 @@ class L2FibEntry(_Value, frozen=True, kw_only=True):
     interface: str
 
 
+ACL_RULE_SIZE: Final = 48
+"""Bytes of one ``vl_api_acl_rule_t`` on the wire (plugins/acl/acl_types.api)."""
+
+
+class Acl(_Value, frozen=True, kw_only=True):
+    """An access list, named by what it says: ``name`` is the fingerprint of ``rules``.
+
+    ``rules`` are ``vl_api_acl_rule_t`` records in wire layout, ``ACL_RULE_SIZE`` bytes each, in order; the first that
+    matches decides. ``contiv.fastpath.acl.Table`` makes and reads them.
+    """
+
+    name: str
+    rules: bytes
+
+
+class AclInterface(_Value, frozen=True, kw_only=True):
+    """The access lists of one interface by name, in order; both empty: the interface is open.
+
+    Packets that no rule of a non-empty side matches are dropped.
+    """
+
+    interface: str
+    input: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
+
+
+NAT_LOCAL_SIZE: Final = 11
+"""Bytes of one ``vl_api_nat44_lb_addr_port_t`` on the wire (plugins/nat/nat44-ed/nat44_ed.api)."""
+
+
+class NatSettings(_Value, frozen=True, kw_only=True):
+    """NAT44-ED is on, with forwarding of what no mapping matches. Timeouts in seconds; ``sessions`` per thread."""
+
+    sessions: int
+    udp_s: int
+    tcp_established_s: int
+    tcp_transitory_s: int
+    icmp_s: int
+
+
+class NatInterface(_Value, frozen=True, kw_only=True):
+    """NAT44-ED's features on an interface. ``output``: what leaves by it gets a pool address (source NAT)."""
+
+    interface: str
+    inside: bool = False
+    outside: bool = False
+    output: bool = False
+
+
+class NatAddress(_Value, frozen=True, kw_only=True):
+    """An address that NAT44-ED translates sources to: of the pool, or (``twice``) of twice-NAT."""
+
+    address: Address
+    twice: bool = False
+
+
+class NatMapping(_Value, frozen=True, kw_only=True):
+    """A load-balancing static mapping, out2in-only: connections to ``address``, ``port`` go to one of ``backends``.
+
+    ``protocol`` is IP's number. ``backends`` are ``vl_api_nat44_lb_addr_port_t`` records in wire layout,
+    ``NAT_LOCAL_SIZE`` bytes each (address, port, weight 1..255, VRF), sorted, never empty. ``affinity_s`` is how long
+    a client keeps its backend, 0 for not at all. ``hide_client``: the backend sees the twice-NAT address always
+    (twice-NAT), else only where it is its own client (self-twice-NAT). ``label`` says whose it is, for dumps.
+    """
+
+    address: Address
+    port: int
+    protocol: int
+    backends: bytes
+    affinity_s: int = 0
+    hide_client: bool = False
+    label: str = ""
+
+
+class NatIdentity(_Value, frozen=True, kw_only=True):
+    """What is addressed to ``address``, ``port`` is never translated. Protocol and port 0: all of the address."""
+
+    address: Address
+    protocol: int = 0
+    port: int = 0
+
+
 INTERFACE: Final = "vpp/interface/"
 ADMIN_UP: Final = "vpp/admin-up/"
 ADDRESS: Final = "vpp/address/"
@@ -174,6 +257,13 @@ NEIGHBOUR: Final = "vpp/neighbour/"
 BRIDGE_DOMAIN: Final = "vpp/bridge-domain/"
 BRIDGE_MEMBER: Final = "vpp/bridge-member/"
 L2FIB: Final = "vpp/l2fib/"
+ACL: Final = "vpp/acl/"
+ACL_INTERFACE: Final = "vpp/acl-interface/"
+NAT_SETTINGS: Final = "vpp/nat-settings/"
+NAT_INTERFACE: Final = "vpp/nat-interface/"
+NAT_ADDRESS: Final = "vpp/nat-address/"
+NAT_MAPPING: Final = "vpp/nat-mapping/"
+NAT_IDENTITY: Final = "vpp/nat-identity/"
 
 
 def interface_key(name: str) -> str:
@@ -231,6 +321,41 @@ def l2fib_key(bd_id: int, mac: str) -> str:
     return f"{L2FIB}{bd_id}/{mac}"
 
 
+def acl_key(name: str) -> str:
+    """Key of an access list."""
+    return f"{ACL}{name}"
+
+
+def acl_interface_key(interface: str) -> str:
+    """Key of an interface's access lists."""
+    return f"{ACL_INTERFACE}{interface}"
+
+
+def nat_settings_key() -> str:
+    """Key of NAT44-ED itself: there is one."""
+    return f"{NAT_SETTINGS}nat44-ed"
+
+
+def nat_interface_key(interface: str) -> str:
+    """Key of an interface's NAT features."""
+    return f"{NAT_INTERFACE}{interface}"
+
+
+def nat_address_key(address: Address, *, twice: bool) -> str:
+    """Key of an address that sources are translated to."""
+    return f"{NAT_ADDRESS}{'twice' if twice else 'pool'}/{address}"
+
+
+def nat_mapping_key(address: Address, port: int, protocol: int) -> str:
+    """Key of a mapping: an address, port and protocol have one."""
+    return f"{NAT_MAPPING}{protocol}/{address}/{port}"
+
+
+def nat_identity_key(address: Address, port: int, protocol: int) -> str:
+    """Key of an exemption from translation."""
+    return f"{NAT_IDENTITY}{protocol}/{address}/{port}"
+
+
 Value = (
     Interface
     | AdminUp
@@ -243,6 +368,13 @@ Value = (
     | BridgeDomain
     | BridgeMember
     | L2FibEntry
+    | Acl
+    | AclInterface
+    | NatSettings
+    | NatInterface
+    | NatAddress
+    | NatMapping
+    | NatIdentity
 )
 
 
@@ -251,28 +383,31 @@ def entry(value: Value) -> tuple[str, Value]:
     return key_of(value), value
 
 
+_KEY_OF: Final[dict[type[_Value], Callable[[Any], str]]] = {
+    AfPacket: lambda v: interface_key(v.name),
+    Tap: lambda v: interface_key(v.name),
+    Loopback: lambda v: interface_key(v.name),
+    VxlanTunnel: lambda v: interface_key(v.name),
+    AdminUp: lambda v: admin_up_key(v.interface),
+    InterfaceAddress: lambda v: address_key(v.interface, v.address),
+    Unnumbered: lambda v: unnumbered_key(v.interface),
+    Vrf: lambda v: vrf_key(v.table_id, v.version),
+    InterfaceVrf: lambda v: interface_vrf_key(v.interface, v.version),
+    Route: lambda v: route_key(v.vrf, v.destination),
+    Neighbour: lambda v: neighbour_key(v.interface, v.address),
+    BridgeDomain: lambda v: bridge_domain_key(v.bd_id),
+    BridgeMember: lambda v: bridge_member_key(v.interface),
+    L2FibEntry: lambda v: l2fib_key(v.bd_id, v.mac),
+    Acl: lambda v: acl_key(v.name),
+    AclInterface: lambda v: acl_interface_key(v.interface),
+    NatSettings: lambda v: nat_settings_key(),
+    NatInterface: lambda v: nat_interface_key(v.interface),
+    NatAddress: lambda v: nat_address_key(v.address, twice=v.twice),
+    NatMapping: lambda v: nat_mapping_key(v.address, v.port, v.protocol),
+    NatIdentity: lambda v: nat_identity_key(v.address, v.port, v.protocol),
+}
+
+
 def key_of(value: Value) -> str:
     """The key that ``value`` stands under."""
-    match value:
-        case AfPacket() | Tap() | Loopback() | VxlanTunnel():
-            return interface_key(value.name)
-        case AdminUp():
-            return admin_up_key(value.interface)
-        case InterfaceAddress():
-            return address_key(value.interface, value.address)
-        case Unnumbered():
-            return unnumbered_key(value.interface)
-        case Vrf():
-            return vrf_key(value.table_id, value.version)
-        case InterfaceVrf():
-            return interface_vrf_key(value.interface, value.version)
-        case Route():
-            return route_key(value.vrf, value.destination)
-        case Neighbour():
-            return neighbour_key(value.interface, value.address)
-        case BridgeDomain():
-            return bridge_domain_key(value.bd_id)
-        case BridgeMember():
-            return bridge_member_key(value.interface)
-        case L2FibEntry():
-            return l2fib_key(value.bd_id, value.mac)
+    return _KEY_OF[type(value)](value)

@@ -180,7 +180,6 @@ async def test_nothing_is_lost_or_doubled_over_a_bad_wire(server: EmbeddedEtcd, 
             await asyncio.wait((writing,))
             await writer.put("/w/end", b"")
             batches = await watching
-        assert wire.connections > 5
         await check_history(writer, batches, start, acknowledged)
 
 

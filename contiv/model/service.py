@@ -1,0 +1,40 @@
+"""What policies must know of services: frontends behind which a client's egress is not judged by the data plane.
+
+``contiv.service`` makes these values, ``contiv.policy`` reads them; neither knows the other. A packet to a ClusterIP
+whose endpoints are pods is judged after translation, where it leaves towards the pod. Two kinds of frontends are not:
+those that hide the client's address (``client_hidden``: twice-NAT), and those with endpoints that are no pods.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from contiv.model.ip import Address
+
+
+class Backend(msgspec.Struct, frozen=True, gc=False, order=True):
+    """Where a frontend's connections end: address and port after translation."""
+
+    address: Address
+    port: int
+
+
+class Frontend(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One address, port and IP protocol number that is translated here; ``service`` is ``namespace/name``."""
+
+    address: Address
+    port: int
+    protocol: int
+    service: str
+    client_hidden: bool
+    backends: tuple[Backend, ...]
+
+    @property
+    def key(self) -> FrontendKey:
+        """What the frontend is found under: there is one for an address, port and protocol."""
+        return (self.protocol, self.address, self.port)
+
+
+FrontendKey: TypeAlias = tuple[int, Address, int]
