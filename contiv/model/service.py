@@ -2,7 +2,8 @@
 
 ``contiv.service`` makes these values, ``contiv.policy`` reads them; neither knows the other. A packet to a ClusterIP
 whose endpoints are pods is judged after translation, where it leaves towards the pod. Two kinds of frontends are not:
-those that hide the client's address (``client_hidden``: twice-NAT), and those with endpoints that are no pods.
+those that hide the client's address (``client_hidden``: twice-NAT), and those with endpoints that are no pods. A third
+kind lets in only some clients (``source_ranges``), and translation itself cannot tell them apart.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from contiv.model.ip import Address
+from contiv.model.ip import Address, Network
 
 
 class Backend(msgspec.Struct, frozen=True, gc=False, order=True):
@@ -22,7 +23,11 @@ class Backend(msgspec.Struct, frozen=True, gc=False, order=True):
 
 
 class Frontend(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One address, port and IP protocol number that is translated here; ``service`` is ``namespace/name``."""
+    """One address, port and IP protocol number that is translated here; ``service`` is ``namespace/name``.
+
+    ``backends`` is empty where connections are refused. ``source_ranges``: the only clients that may use it
+    (loadBalancerSourceRanges); empty means anyone.
+    """
 
     address: Address
     port: int
@@ -30,6 +35,7 @@ class Frontend(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     service: str
     client_hidden: bool
     backends: tuple[Backend, ...]
+    source_ranges: tuple[Network, ...] = ()
 
     @property
     def key(self) -> FrontendKey:
