@@ -119,12 +119,16 @@ class InterfaceVrf(_Value, frozen=True, kw_only=True):
 
 
 class Route(_Value, frozen=True, kw_only=True):
-    """A route with one path: by ``gateway``, by ``interface``, or both; neither means drop."""
+    """A route with one path: by ``gateway``, by ``interface``, or both; neither means drop.
+
+    ``reject`` (with neither): whoever sends there is told by ICMP that the destination is unreachable.
+    """
 
     vrf: int
     destination: Network
     gateway: Address | None = None
     interface: str = ""
+    reject: bool = False
 
 
 class Neighbour(_Value, frozen=True, kw_only=True):
@@ -192,6 +196,12 @@ class AclInterface(_Value, frozen=True, kw_only=True):
 
 NAT_LOCAL_SIZE: Final = 11
 """Bytes of one ``vl_api_nat44_lb_addr_port_t`` on the wire (plugins/nat/nat44-ed/nat44_ed.api)."""
+NAT_WEIGHT_MAX: Final = 255
+"""Most that the weights of one mapping may sum up to, and so the most backends that it may have: VPP adds the weights
+up in 8 bits (nat44_ed.h, nat44_lb_addr_port_t), and a sum that wraps to 0 is a division by zero."""
+NAT_BACKENDS_MAX: Final = 254
+"""Most backends of one mapping: VPP counts them in 8 bits (nat44_ed_api.c, unformat_nat44_lb_addr_port), and its
+descriptor needs one for itself."""
 
 
 class NatSettings(_Value, frozen=True, kw_only=True):
@@ -224,7 +234,8 @@ class NatMapping(_Value, frozen=True, kw_only=True):
     """A load-balancing static mapping, out2in-only: connections to ``address``, ``port`` go to one of ``backends``.
 
     ``protocol`` is IP's number. ``backends`` are ``vl_api_nat44_lb_addr_port_t`` records in wire layout,
-    ``NAT_LOCAL_SIZE`` bytes each (address, port, weight 1..255, VRF), sorted, never empty. ``affinity_s`` is how long
+    ``NAT_LOCAL_SIZE`` bytes each (address, port, weight, VRF), sorted, never empty, at most ``NAT_BACKENDS_MAX``, with
+    weights of at least 1 that sum up to ``NAT_WEIGHT_MAX`` at most. ``affinity_s`` is how long
     a client keeps its backend, 0 for not at all. ``hide_client``: the backend sees the twice-NAT address always
     (twice-NAT), else only where it is its own client (self-twice-NAT). ``label`` says whose it is, for dumps.
     """

@@ -61,6 +61,7 @@ UNIVERSE: dict[str, Value] = dict(
         model.Neighbour(interface="bvi", address=address("192.168.30.3"), mac="12:2b:00:00:00:03"),
         model.Route(vrf=0, destination=net("10.1.3.0/24"), gateway=address("192.168.30.3"), interface="bvi"),
         model.Route(vrf=7, destination=net("10.9.0.0/16")),
+        model.Route(vrf=0, destination=net("10.96.0.0/12"), reject=True),
         model.Route(vrf=0, destination=net("172.30.3.0/24"), gateway=address("192.168.30.3"), interface="bvi"),
     )
 )
@@ -70,6 +71,8 @@ VARIANTS: dict[str, Value] = dict(
         model.Loopback(name="bvi", instance=71, mac="12:2b:00:00:00:09", mtu=1400),
         model.Loopback(name="gateway", instance=70, mac="12:2a:00:00:00:01", mtu=1300),
         model.Route(vrf=0, destination=net("10.1.3.0/24"), gateway=address("192.168.30.9"), interface="bvi"),
+        model.Route(vrf=7, destination=net("10.9.0.0/16"), reject=True),
+        model.Route(vrf=0, destination=net("10.96.0.0/12")),
         model.Neighbour(interface="bvi", address=address("192.168.30.3"), mac="12:2b:00:00:00:08"),
         model.BridgeMember(bd_id=7, interface="vxlan-3", shg=2),
         model.VxlanTunnel(

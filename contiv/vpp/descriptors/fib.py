@@ -30,6 +30,8 @@ FIB_SOURCE_PRIORITY: Final = 0x7F
 """Just before the API's own source (0x80) and the CLI's (0x81), after interfaces (src/vnet/fib/fib_source.h)."""
 PATH_NORMAL: Final = 0
 PATH_DROP: Final = 2
+PATH_UNREACHABLE: Final = 5
+"""FIB_API_PATH_TYPE_ICMP_UNREACH (src/vnet/fib/fib_types.api): VPP answers with ICMP, at a limited rate."""
 NEIGHBOUR_STATIC: Final = 1
 FAMILIES: Final = (4, 6)
 
@@ -166,7 +168,7 @@ class RouteDescriptor(Descriptor[model.Route, None]):
             "table_id": value.vrf,
             "weight": 1,
             "proto": 0 if version == 4 else 1,
-            "type": PATH_NORMAL if value.gateway or value.interface else PATH_DROP,
+            "type": _path_type(value),
         }
         if value.gateway is not None:
             path["nh"] = {"address": {f"ip{version}": str(value.gateway)}}
@@ -176,8 +178,9 @@ class RouteDescriptor(Descriptor[model.Route, None]):
         """The route as a value; paths that we never make show as a route without interface, hence as drift."""
         destination = from_interface(route.prefix)
         path = route.paths[0] if route.paths else None
-        if path is None or len(route.paths) > 1 or int(path.type) == PATH_DROP:
-            return model.Route(vrf=route.table_id, destination=destination)
+        if path is None or len(route.paths) > 1 or int(path.type) in (PATH_DROP, PATH_UNREACHABLE):
+            rejects = path is not None and int(path.type) == PATH_UNREACHABLE
+            return model.Route(vrf=route.table_id, destination=destination, reject=rejects)
         hop = from_ip(getattr(path.nh.address, f"ip{destination.version}"))
         return model.Route(
             vrf=route.table_id,
@@ -185,6 +188,12 @@ class RouteDescriptor(Descriptor[model.Route, None]):
             gateway=hop if hop.value else None,
             interface=self._interfaces.name(path.sw_if_index) or "",
         )
+
+
+def _path_type(value: model.Route) -> int:
+    if value.gateway or value.interface:
+        return PATH_NORMAL
+    return PATH_UNREACHABLE if value.reject else PATH_DROP
 
 
 class NeighbourDescriptor(Descriptor[model.Neighbour, None]):
