@@ -83,6 +83,7 @@ class Channel:
         future: Future[Any],
         timeout: float,
         deadline: float,
+        raw: bool = False,
     ) -> None: ...
     def reserve_contexts(self, n: int) -> int: ...
     def expect_many(

@@ -171,14 +171,19 @@ cdef class Batch:
 
 
 cdef class Details(Pending):
-    """Details of a dump; its future is done by the reply that ends it (of a control ping, or of a ``_get``)."""
+    """Details of a dump; its future is done by the reply that ends it (of a control ping, or of a ``_get``).
+    ``raw``: details stay bytes."""
 
     cdef list records
     cdef str stream
+    cdef bint raw
 
     cdef bint answer(self, Channel channel, Incoming incoming, const uint8_t *message, uint32_t n) except -1:
         if self.future.done():
             return incoming.name != self.stream
+        if self.raw and incoming.name == self.stream:
+            self.records.append(PyBytes_FromStringAndSize(<const char *>message, n))
+            return False
         try:
             record = incoming.program.read(message, n, False)
         except DecodeError as error:
@@ -345,13 +350,15 @@ cdef class Channel:
         pending.batch, pending.place = batch, place
         self.expect(context, pending, request, None, timeout, deadline)
 
-    def dump(self, Request request, dict fields, str stream, Request ping, future, double timeout, double deadline):
-        """Send ``request``, and ``ping`` behind it unless that is None; ``future`` gets ``(reply or None, details)``."""
+    def dump(self, Request request, dict fields, str stream, Request ping, future, double timeout, double deadline,
+             bint raw=False):
+        """Send ``request``, and ``ping`` behind it unless that is None; ``future`` gets ``(reply or None, details)``,
+        the details as bytes if ``raw``."""
         cdef uint32_t context = self.number()
         cdef Details pending = Details.__new__(Details)
         cdef End end
         cdef uint32_t end_context
-        pending.records, pending.stream = [], stream
+        pending.records, pending.stream, pending.raw = [], stream, raw
         self.write(request, context, fields)
         self.expect(context, pending, request, future, timeout, deadline)
         if ping is not None:

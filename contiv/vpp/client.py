@@ -498,18 +498,28 @@ class Vpp:
             return await self._follow(name, fields, timeout_s)
         return (await self._details(name, fields, timeout_s))[1]
 
+    async def dump_many(self, message: str, /, *, timeout_s: float | None = None, **fields: Any) -> Columns:
+        """Everything that VPP lists of a ``_dump``, as columns: for lists of thousands (see ``dump`` for fewer)."""
+        name = message if message in self._requests else f"{message}_dump"
+        self._request(name)
+        definition = self.schema.messages[name]
+        if definition.kind != "dump" or definition.stream is None:
+            raise VppIncompatible(name, "it is no plain dump: use dump or call")
+        details = (await self._details(name, fields, timeout_s, raw=True))[1]
+        return bulk.decode_many(self.schema.layout(definition.stream), details)
+
     async def _details(
-        self, name: str, fields: Mapping[str, Any], timeout_s: float | None
-    ) -> tuple[Record | None, list[Record]]:
+        self, name: str, fields: Mapping[str, Any], timeout_s: float | None, *, raw: bool = False
+    ) -> tuple[Record | None, list[Any]]:
         protocol, channel = self._ready()
         self._admit(protocol, channel)
         message = self.schema.messages[name]
         if message.stream is None:
             raise VppIncompatible(name, "it is no dump: use call")
-        future: asyncio.Future[tuple[Record | None, list[Record]]] = self._loop.create_future()
+        future: asyncio.Future[tuple[Record | None, list[Any]]] = self._loop.create_future()
         ping = None if message.kind == "get" else self._request("control_ping")
         request = self._request(name)
-        channel.dump(request, dict(fields), message.stream, ping, future, *self._deadline(timeout_s))
+        channel.dump(request, dict(fields), message.stream, ping, future, *self._deadline(timeout_s), raw)
         protocol.requested()
         return await future
 

@@ -73,6 +73,27 @@ async def test_dump_collects_details_until_the_ping_returns(peer: Peer) -> None:
         assert [record.sw_if_index for record in first] == [record.sw_if_index for record in second] == list(range(700))
 
 
+async def test_dump_many_gives_details_as_columns_with_their_arrays(peer: Peer) -> None:
+    def answer(_: Any) -> list[tuple[str, dict[str, Any]]]:
+        return [
+            ("acl_interface_list_details", {"sw_if_index": i, "count": i % 3, "n_input": 0, "acls": [i] * (i % 3)})
+            for i in range(300)
+        ]
+
+    peer.answers["acl_interface_list_dump"] = answer
+    async with client(peer) as vpp:
+        columns = await vpp.dump_many("acl_interface_list")
+        assert columns.n == 300
+        assert columns["sw_if_index"].tolist() == list(range(300))
+        assert columns["acls"].tolist() == [i for i in range(300) for _ in range(i % 3)]
+        assert columns.counts.tolist() == [i % 3 for i in range(300)]
+        peer.answers["acl_interface_list_dump"] = lambda _: []
+        assert (await vpp.dump_many("acl_interface_list_dump")).n == 0
+        for name in ("nat44_ed_output_interface", "nat44_ed_output_interface_get", "acl_del"):
+            with pytest.raises(VppIncompatible):
+                await vpp.dump_many(name)
+
+
 async def test_get_follows_its_cursor(peer: Peer) -> None:
     name = "nat44_ed_output_interface"
 
