@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from contiv.emulator.vpp.handlers import collect
+from contiv.emulator.vpp.handlers.acl import AclHandlers
 from contiv.emulator.vpp.handlers.devices import Device, DeviceHandlers
 from contiv.emulator.vpp.handlers.interfaces import InterfaceHandlers
 from contiv.emulator.vpp.handlers.ip import IpHandlers
@@ -67,9 +68,10 @@ def serve(config: startup.Startup) -> None:
 
     devices = DeviceHandlers(machine, watch=watch, unwatch=loop.forget)
     interfaces = InterfaceHandlers(machine, devices.hosts)
-    parts = (SystemHandlers(cli), devices, interfaces, IpHandlers(machine), L2Handlers(machine))
+    parts = (SystemHandlers(cli), devices, interfaces, IpHandlers(machine), L2Handlers(machine), AclHandlers(machine))
     api.serve_handlers(collect(parts, builtin_schema().messages))
     loop.ticks.append(lambda: machine.graph.bridges.age(machine.clock()))
+    loop.ticks.append(lambda: machine.graph.acl.sessions.work(machine.clock()))
     loop.after_control = machine.graph.vxlan.probe
     cli_server = CliServer(loop, cli)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from contiv.emulator.vpp.acl import AclPlugin
 from contiv.emulator.vpp.arp import ArpNodes
 from contiv.emulator.vpp.bridge import BridgeTable
 from contiv.emulator.vpp.counters import ErrorCounters
@@ -51,6 +52,7 @@ class Graph:
         self.errors = ErrorCounters()
         self.interfaces = InterfaceTable()
         self.features = FeatureArcs()
+        self.acl = AclPlugin(self.features, self.errors, clock)
         self.bridges = BridgeTable()
         self.family4 = FibFamily(4)
         self.family6 = FibFamily(6)

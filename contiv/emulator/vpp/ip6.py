@@ -61,14 +61,14 @@ class Ip6Nodes:
         packet.end = start + length
         interface = packet.rx
         packet.fib = interface.fib6
+        if not buf[start + 7]:
+            return self._error(packet, "ip6-input", "ip6 ttl <= 1", kind=TIME_EXCEEDED)
+        if buf[start + 24] == 0xFF:  # another arc, ip6-multicast: access lists do not see it
+            return self.icmp.multicast if interface.ip6_enabled else self.not_enabled
         for feature in interface.input_arc6:
             following = feature(packet)
             if following is not CONTINUE:
                 return following
-        if not buf[start + 7]:
-            return self._error(packet, "ip6-input", "ip6 ttl <= 1", kind=TIME_EXCEEDED)
-        if buf[start + 24] == 0xFF:
-            return self.icmp.multicast
         if buf[start + 24] == 0xFE and buf[start + 25] & 0xC0 == 0x80:
             return self.icmp.link_local
         return self.lookup

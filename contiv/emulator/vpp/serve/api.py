@@ -14,6 +14,7 @@ from pathlib import Path
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING, Any, Final
 
+from contiv.emulator.vpp.handlers import WireMessage
 from contiv.emulator.vpp.interface import NO_INTERFACE
 from contiv.emulator.vpp.refusal import Refusal
 from contiv.fastpath import CodecError
@@ -133,10 +134,19 @@ class ApiServer:
         if message.context_offset is None or (message.stream is None and message.reply is None):
             return  # a reply, details or an event: nothing that a client sends
         try:
-            record = self._schema.program(name).decode(data)
+            record = self._record(name, data)
             self._handle(client, name, record)
         except CodecError as error:
             log.warning("message_dropped", message=name, error=str(error))
+
+    def _record(self, name: str, data: memoryview) -> Any:
+        """The message as its handler wants it: decoded, or as it came."""
+        if not getattr(self._handlers.get(name), "from_wire", False):
+            return self._schema.program(name).decode(data)
+        at = self._schema.messages[name].context_offset
+        if at is None or len(data) < self._schema.program(name).size:
+            raise CodecError(f"{name}: {len(data)} bytes are no whole message")
+        return WireMessage(int.from_bytes(data[at : at + 4], "big"), bytes(data))
 
     def _handle(self, client: Client, name: str, record: Any) -> None:
         if name == "sockclnt_create":
