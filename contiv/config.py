@@ -19,8 +19,10 @@ from typing import Any, Final, Literal, get_args, get_type_hints
 import msgspec
 import yaml
 
+from contiv import nodeconfig
 from contiv.errors import ConfigError
-from contiv.model.ip import BITS, Address, Network
+from contiv.model.ip import BITS, Network
+from contiv.nodeconfig import NodeConfig
 
 NODE_COUNT_MIN: Final = 2
 """Fewer node IDs than this and the prefixes cannot be meant: node 1 plus room to grow."""
@@ -31,16 +33,18 @@ MTU_MIN: Final = 576
 MTU_MAX: Final = 9216
 VXLAN_OVERHEAD: Final = 50
 """Inner Ethernet 14, outer IPv4 20, UDP 8 and VXLAN 8 bytes (RFC 7348 section 5): what the MTU of the NIC must hold."""
+STN_GRACE_MIN_S: Final = 1.0
+STN_GRACE_MAX_S: Final = 600.0
 SOCKET_PATH_MAX: Final = 107
 """Bytes of a Unix socket's path: ``sun_path`` holds 108 with its NUL (unix(7))."""
-LINK_NAME_MAX: Final = 15
-"""IFNAMSIZ - 1 (net/if.h)."""
 
 _VPP_PATH: Final = re.compile(r"[\w./+:@=-]+", re.ASCII)
 """What a path in startup.conf may consist of: VPP's parser ends words at blanks and braces."""
 _MEMORY: Final = re.compile(r"[1-9][0-9]*[kKmMgG]?")
 
 Cidr = str
+Transport = Literal["vxlan", "nooverlay", "auto"]
+"""How packets travel between nodes: in VXLAN, as they are (one layer 2 network), or each pair as its subnets allow."""
 
 
 class _Section(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, kw_only=True):
@@ -57,21 +61,10 @@ class IpamConfig(_Section, frozen=True, kw_only=True):
     node_interconnect_cidr: Cidr = msgspec.field(default="192.168.16.0/24", name="nodeInterconnectCIDR")
     vxlan_cidr: Cidr = msgspec.field(default="192.168.30.0/24", name="vxlanCIDR")
     service_cidr: Cidr = msgspec.field(default="10.96.0.0/12", name="serviceCIDR")
-
-
-class MainInterface(_Section, frozen=True, kw_only=True):
-    """The node's data plane NIC: a kernel name that VPP opens by af_packet. Without ``ip`` the node ID gives it."""
-
-    interface_name: str = ""
-    ip: str = ""
-
-
-class NodeConfig(_Section, frozen=True, kw_only=True):
-    """What one node has of its own; ``node_name`` says which."""
-
-    node_name: str
-    main_vpp_interface: MainInterface = msgspec.field(default_factory=MainInterface, name="mainVPPInterface")
-    gateway: str = ""
+    node_interconnect_dhcp: bool = msgspec.field(default=False, name="nodeInterconnectDHCP")
+    """Main NICs without an ``ip`` of their own ask a DHCP server for one."""
+    default_gateway: str = ""
+    """The way out of nodes whose own section names none."""
 
 
 class EtcdConfig(_Section, frozen=True, kw_only=True):
@@ -106,7 +99,16 @@ class Config(_Section, frozen=True, kw_only=True):
 
     ipam_config: IpamConfig = msgspec.field(default_factory=IpamConfig)
     node_config: tuple[NodeConfig, ...] = ()
-    node_to_node_transport: Literal["vxlan"] = "vxlan"
+    node_to_node_transport: Transport = "vxlan"
+    steal_interface: str = ""
+    """The NIC that each node takes from its kernel, where its section does not say otherwise."""
+    steal_first_nic: bool = msgspec.field(default=False, name="stealFirstNIC")
+    """Take the NIC that the kernel's default route leaves by."""
+    stn_socket_file: str = "/run/contiv/stn.sock"
+    stn_grace_s: float = msgspec.field(default=10.0, name="stnGraceSeconds")
+    """How long a stolen NIC may be without a working vswitch before the kernel gets it back; new here."""
+    nat_external_traffic: bool = True
+    """What pods send out of the cluster leaves with the node's address."""
     mtu_size: int = 1450
     pod_interface: Literal["auto", "tap", "veth"] = "auto"
     prepared_interfaces: int = 110
@@ -124,6 +126,20 @@ class Config(_Section, frozen=True, kw_only=True):
             if section.node_name == name:
                 return section
         return NodeConfig(node_name=name)
+
+    @property
+    def node_defaults(self) -> nodeconfig.Defaults:
+        """The cluster-wide keys that a node's section stands before."""
+        return nodeconfig.Defaults(
+            dhcp=self.ipam_config.node_interconnect_dhcp,
+            gateway=self.ipam_config.default_gateway,
+            steal_interface=self.steal_interface,
+            nat_external=self.nat_external_traffic,
+        )
+
+    def nics(self, name: str) -> nodeconfig.Nics:
+        """The NICs of node ``name``, with the original's precedence of keys."""
+        return nodeconfig.resolve(self.node(name), self.node_defaults)
 
 
 class _Loader(yaml.SafeLoader):
@@ -218,6 +234,13 @@ def validate(config: Config) -> None:
     _check_range("vxlanVni", config.vxlan_vni, 1, (1 << 24) - 1)
     _check_range("vpp.buffersPerNuma", config.vpp.buffers_per_numa, 4096, 1 << 22)
     _check_range("vpp.workers", config.vpp.workers, 0, 64)
+    if not STN_GRACE_MIN_S <= config.stn_grace_s <= STN_GRACE_MAX_S:
+        raise ConfigError(
+            "stnGraceSeconds",
+            config.stn_grace_s,
+            "out of range",
+            remedy=f"choose a number from {STN_GRACE_MIN_S:g} to {STN_GRACE_MAX_S:g}",
+        )
     networks = subnets(config.ipam_config)
     _check_families(networks)
     _check_overlaps(networks)
@@ -328,68 +351,13 @@ def node_capacity(config: Config) -> tuple[int, str]:
 
 
 def _check_nodes(config: Config, networks: dict[str, Network]) -> None:
-    names: set[str] = set()
-    holders: dict[Address, str] = {}
-    for number, node in enumerate(config.node_config):
-        path = f"nodeConfig[{number}]"
-        if not node.node_name or node.node_name in names:
-            raise ConfigError(
-                f"{path}.nodeName", node.node_name, "empty or given twice", remedy="one section per node name"
-            )
-        names.add(node.node_name)
-        link = node.main_vpp_interface.interface_name
-        if len(link) > LINK_NAME_MAX or "/" in link or " " in link:
-            raise ConfigError(
-                f"{path}.mainVPPInterface.interfaceName",
-                link,
-                "cannot be the name of a link",
-                remedy=f"write the kernel's name of it, at most {LINK_NAME_MAX} characters",
-            )
-        uplink = networks["ipamConfig.nodeInterconnectCIDR"]
-        if node.main_vpp_interface.ip:
-            uplink = _check_uplink(f"{path}.mainVPPInterface.ip", node.main_vpp_interface.ip, networks)
-            if uplink.address in holders:
-                raise ConfigError(
-                    f"{path}.mainVPPInterface.ip",
-                    str(uplink),
-                    f"is the address of {holders[uplink.address]} too",
-                    remedy="give each node its own",
-                )
-            holders[uplink.address] = node.node_name
-        if node.gateway:
-            _check_gateway(f"{path}.gateway", node.gateway, uplink)
-
-
-def _check_uplink(key: str, text: str, networks: dict[str, Network]) -> Network:
-    """The address that a node is given instead of the one that follows from its ID. Where it lies is the operator's
-    affair, as long as nothing else of ours lies there: nodes may be a router apart."""
-    remedy = "write an address with its prefix length, as in 192.168.16.1/24"
-    try:
-        uplink = Network.parse(text, strict=False)
-    except ValueError as error:
-        raise ConfigError(key, text, str(error), remedy=remedy) from error
-    host = uplink.value & ~uplink.mask
-    if uplink.version != 4:
-        raise ConfigError(key, text, "not an IPv4 address", remedy=remedy)
-    if "/" not in text:
-        raise ConfigError(key, text, "has no prefix length", remedy=remedy)
-    if uplink.size > 2 and host in (0, uplink.size - 1):
-        raise ConfigError(key, text, "is the address of a network or of all its hosts", remedy=remedy)
-    for other_key, other in networks.items():
-        if other_key != "ipamConfig.nodeInterconnectCIDR" and uplink.address in other:
-            raise ConfigError(key, text, f"lies in {other_key} = {other}", remedy="choose an address outside")
-    return uplink
-
-
-def _check_gateway(key: str, text: str, uplink: Network) -> None:
-    try:
-        gateway = Address.parse(text)
-    except ValueError as error:
-        raise ConfigError(key, text, str(error), remedy="write one address, as 192.168.16.254") from error
-    if gateway not in uplink:
+    if config.ipam_config.default_gateway:
+        nodeconfig.check_gateway("ipamConfig.defaultGateway", config.ipam_config.default_gateway, None)
+    if config.steal_interface and config.steal_first_nic:
         raise ConfigError(
-            key, text, f"cannot be reached from {uplink}", remedy=f"choose an address in {uplink.network}"
+            "stealFirstNIC", True, "means nothing beside stealInterface", remedy="keep one of the two keys"
         )
+    nodeconfig.check(config.node_config, networks, config.node_defaults)
 
 
 def _check_etcd(etcd: EtcdConfig) -> None:
@@ -416,6 +384,7 @@ def _check_paths(config: Config) -> None:
         ("runDir", config.run_dir),
         ("stateDir", config.state_dir),
         ("vpp.runDir", config.vpp.run_dir),
+        ("stnSocketFile", config.stn_socket_file),
     ):
         if not directory.startswith("/"):
             raise ConfigError(key, directory, "not an absolute path", remedy="begin it with /")
@@ -427,6 +396,7 @@ def _check_paths(config: Config) -> None:
             remedy="use letters, digits and . _ - + : @ =",
         )
     sockets = {"runDir": f"{config.run_dir}/cni.sock", "vpp.runDir": f"{config.vpp.run_dir}/stats.sock"}
+    sockets["stnSocketFile"] = config.stn_socket_file
     if config.rest_listen.startswith("unix:"):
         sockets["restListen"] = config.rest_listen.removeprefix("unix:")
     for key, path in sockets.items():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from contiv.model.ip import Address, Network
 
+NO_ADDRESS: Final = Address(4, 0)
+
 
 class NodeClaim(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """A node's claim on an ID. ``uplink`` is the data plane address with prefix length, as other nodes reach it."""
+    """A node's claim on an ID. ``uplink`` is the data plane address with prefix length, as other nodes reach it;
+    empty while the node waits for a DHCP server to lease it one."""
 
     id: int
     name: str
@@ -16,8 +21,8 @@ class NodeClaim(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
     @property
     def uplink_address(self) -> Address:
-        """The address that tunnels to this node end at."""
-        return Network.parse(self.uplink, strict=False).address
+        """The address that other nodes reach this one at; 0.0.0.0 while there is none."""
+        return NO_ADDRESS if not self.uplink else Network.parse(self.uplink, strict=False).address
 
 
 class Attachment(msgspec.Struct, frozen=True, rename="camel", kw_only=True):

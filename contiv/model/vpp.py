@@ -78,7 +78,16 @@ class VxlanTunnel(_Value, frozen=True, kw_only=True, tag=True):
     requires: tuple[str, ...] = ()
 
 
-Interface = AfPacket | Tap | Loopback | VxlanTunnel
+class Dpdk(_Value, frozen=True, kw_only=True, tag=True):
+    """A NIC that VPP drives itself: startup.conf names its PCI address and calls it ``name``. Nobody else makes it."""
+
+    name: str
+    mac: str
+    mtu: int
+    requires: tuple[str, ...] = ()
+
+
+Interface = AfPacket | Tap | Loopback | VxlanTunnel | Dpdk
 
 
 class AdminUp(_Value, frozen=True, kw_only=True):
@@ -93,6 +102,20 @@ class InterfaceAddress(_Value, frozen=True, kw_only=True):
 
     interface: str
     address: Network
+
+
+class DhcpClient(_Value, frozen=True, kw_only=True):
+    """VPP's DHCP client runs on the interface; the address, and the default route, are what the server says."""
+
+    interface: str
+
+
+class PuntRedirect(_Value, frozen=True, kw_only=True):
+    """IPv4 packets for VPP's own addresses that nothing in VPP takes go on to ``gateway`` by ``interface``, from
+    whichever interface they came: TCP, and UDP to ports without a listener."""
+
+    gateway: Address
+    interface: str
 
 
 class Unnumbered(_Value, frozen=True, kw_only=True):
@@ -261,6 +284,8 @@ INTERFACE: Final = "vpp/interface/"
 ADMIN_UP: Final = "vpp/admin-up/"
 ADDRESS: Final = "vpp/address/"
 UNNUMBERED: Final = "vpp/unnumbered/"
+DHCP_CLIENT: Final = "vpp/dhcp-client/"
+PUNT_REDIRECT: Final = "vpp/punt-redirect/"
 VRF: Final = "vpp/vrf/"
 INTERFACE_VRF: Final = "vpp/interface-vrf/"
 ROUTE: Final = "vpp/route/"
@@ -295,6 +320,16 @@ def address_key(name: str, address: Network) -> str:
 def unnumbered_key(name: str) -> str:
     """Key of an interface's loan of another one's addresses."""
     return f"{UNNUMBERED}{name}"
+
+
+def dhcp_client_key(name: str) -> str:
+    """Key of an interface's DHCP client."""
+    return f"{DHCP_CLIENT}{name}"
+
+
+def punt_redirect_key() -> str:
+    """Key of the way to the host for what VPP does not take: there is one."""
+    return f"{PUNT_REDIRECT}ip4"
 
 
 def vrf_key(table_id: int, version: int) -> str:
@@ -372,6 +407,8 @@ Value = (
     | AdminUp
     | InterfaceAddress
     | Unnumbered
+    | DhcpClient
+    | PuntRedirect
     | Vrf
     | InterfaceVrf
     | Route
@@ -399,9 +436,12 @@ _KEY_OF: Final[dict[type[_Value], Callable[[Any], str]]] = {
     Tap: lambda v: interface_key(v.name),
     Loopback: lambda v: interface_key(v.name),
     VxlanTunnel: lambda v: interface_key(v.name),
+    Dpdk: lambda v: interface_key(v.name),
     AdminUp: lambda v: admin_up_key(v.interface),
     InterfaceAddress: lambda v: address_key(v.interface, v.address),
     Unnumbered: lambda v: unnumbered_key(v.interface),
+    DhcpClient: lambda v: dhcp_client_key(v.interface),
+    PuntRedirect: lambda v: punt_redirect_key(),
     Vrf: lambda v: vrf_key(v.table_id, v.version),
     InterfaceVrf: lambda v: interface_vrf_key(v.interface, v.version),
     Route: lambda v: route_key(v.vrf, v.destination),

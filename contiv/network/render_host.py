@@ -1,56 +1,47 @@
-"""The parts of a node that stand before any pod comes: pod gateway, host interconnect, uplink. Pure.
+"""The parts of a node that stand before any pod comes: pod gateway, host interconnect, NICs. Pure.
 
 The host stack reaches pods, services and other hosts through one interface, ``vpp1``, whose other end VPP holds as
-``vpp2`` (the names of the original). The uplink is the NIC that belongs to VPP. ``pod-gateway`` is the loopback that
-owns the pods' gateway address; pod interfaces borrow it.
+``vpp2`` (the names of the original). ``pod-gateway`` is the loopback that owns the pods' gateway address; pod
+interfaces borrow it. NICs are ``render_nic``'s.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from contiv.model import linux, vpp
-from contiv.model.ip import Address, Network
+from contiv.network import render_nic
 from contiv.network.ipam import ClusterSubnets, NodeAddresses
 from contiv.network.naming import node_mac
+from contiv.network.render_nic import Nic, Uplink
 
 POD_GATEWAY: Final = "pod-gateway"
 HOST_VPP: Final = "vpp2"
 HOST_LINUX: Final = "vpp1"
-UPLINK: Final = "uplink"
 POD_GATEWAY_INSTANCE: Final = 0
 GATEWAY_MAC: Final = (0x12, 0x2A)
 HOST_VPP_MAC: Final = (0x12, 0x2C)
 HOST_LINUX_MAC: Final = (0x12, 0x2D)
-UPLINK_MTU: Final = 1500
-UPLINK_TX_FRAMES: Final = 256
-"""What VPP handles at once (VLIB_FRAME_SIZE), so that no burst is cut short."""
-UPLINK_RX_FRAMES: Final = 1024
-"""What may wait while VPP is busy elsewhere: 70 MB, once a node."""
-DEFAULT_ROUTE: Final = Network(4, 0, 0)
-
-
-class Uplink(msgspec.Struct, frozen=True, kw_only=True):
-    """The node's NIC as VPP opens it: kernel name, its MAC, the address VPP gives it, and the way out."""
-
-    host_if: str
-    mac: str
-    address: Network
-    gateway: Address | None = None
-    mtu: int = UPLINK_MTU
-
 
 Desired = dict[str, object]
 
 
-def render(subnets: ClusterSubnets, node: NodeAddresses, uplink: Uplink | None, *, tap: bool, mtu: int) -> Desired:
+def render(
+    subnets: ClusterSubnets,
+    node: NodeAddresses,
+    uplink: Uplink | None,
+    *,
+    others: tuple[Nic, ...] = (),
+    tap: bool,
+    mtu: int,
+) -> Desired:
     """Everything of the node itself. ``tap`` says whether VPP makes the host's interface or a veth pair does."""
     desired = _pod_gateway(node)
-    desired |= _host_interconnect(subnets, node, tap=tap, mtu=mtu)
+    desired |= _host_interconnect(subnets, node, uplink, tap=tap, mtu=mtu)
     if uplink is not None:
-        desired |= _uplink(uplink)
+        desired |= render_nic.render_uplink(uplink, host=node.host_linux.address, host_interface=HOST_VPP)
+    for other in others:
+        desired |= render_nic.render(other)
     return desired
 
 
@@ -65,7 +56,9 @@ def _pod_gateway(node: NodeAddresses) -> Desired:
     )
 
 
-def _host_interconnect(subnets: ClusterSubnets, node: NodeAddresses, *, tap: bool, mtu: int) -> Desired:
+def _host_interconnect(
+    subnets: ClusterSubnets, node: NodeAddresses, uplink: Uplink | None, *, tap: bool, mtu: int
+) -> Desired:
     vpp_mac = node_mac(HOST_VPP_MAC, node.node_id)
     linux_mac = node_mac(HOST_LINUX_MAC, node.node_id)
     values: list[vpp.Value] = [
@@ -89,38 +82,15 @@ def _host_interconnect(subnets: ClusterSubnets, node: NodeAddresses, *, tap: boo
         name=HOST_LINUX,
         up=True,
         mtu=mtu,
-        addresses=(node.host_linux,),
+        addresses=(node.host_linux, *render_nic.host_addresses(uplink)),
+        # the source is named: with a stolen NIC's address replies of other nodes' pods would be translated and lost
         routes=tuple(
-            linux.Route(destination=network, gateway=gateway)
+            linux.Route(destination=network, gateway=gateway, source=node.host_linux.address)
             for network in (subnets.pods, subnets.hosts, subnets.services)
-        ),
+        )
+        + render_nic.host_routes(uplink, gateway=gateway),
         neighbours=(linux.Neighbour(address=gateway, mac=vpp_mac),),
         requires=(link_key,),
     )
     desired[linux.interface_key(HOST_LINUX)] = host_side
-    return desired
-
-
-def _uplink(uplink: Uplink) -> Desired:
-    values: list[vpp.Value] = [
-        # Large segments may leave by it as they are, inside VXLAN none ever comes (render_node). Whether the NIC
-        # can segment is unknown, so the kernel must be able to help: no qdisc bypass.
-        vpp.AfPacket(
-            name=UPLINK,
-            host_if=uplink.host_if,
-            mac=uplink.mac,
-            mtu=uplink.mtu,
-            qdisc_bypass=False,
-            rx_frames=UPLINK_RX_FRAMES,
-            tx_frames=UPLINK_TX_FRAMES,
-        ),
-        vpp.InterfaceAddress(interface=UPLINK, address=uplink.address),
-        vpp.AdminUp(interface=UPLINK),
-    ]
-    if uplink.gateway is not None:
-        values.append(vpp.Route(vrf=0, destination=DEFAULT_ROUTE, gateway=uplink.gateway, interface=UPLINK))
-    desired: Desired = dict(vpp.entry(value) for value in values)
-    # the kernel's side: no IPv6 of its own on a NIC that is VPP's
-    kernel_side = linux.Interface(logical=UPLINK, name=uplink.host_if, requires=(vpp.interface_key(UPLINK),))
-    desired[linux.interface_key(UPLINK)] = kernel_side
     return desired

@@ -1,4 +1,4 @@
-"""The way to the other nodes: a full mesh of VXLAN tunnels in one bridge domain, with one port a node. Pure.
+"""The way to the other nodes: a full mesh of VXLAN tunnels in one bridge domain, or plain routes. Pure.
 
 Every forwarding entry is known from the node IDs, so nothing is learned or flooded: the other node's MAC address
 stands in the bridge domain, its neighbour entry on this node's port, and its subnets are routed to it. All tunnels
@@ -22,9 +22,10 @@ from typing import Final
 
 from contiv.model import linux, vpp
 from contiv.model.node import NodeClaim
+from contiv.network import render_nic
 from contiv.network.ipam import ClusterSubnets, NodeAddresses
 from contiv.network.naming import node_mac
-from contiv.network.render_host import UPLINK, Desired, Uplink
+from contiv.network.render_nic import UPLINK, Desired, Uplink
 
 BVI: Final = "vxlan-bvi"
 WIRE: Final = "vxlan-wire"
@@ -98,10 +99,28 @@ def tunnel_name(node_id: int) -> str:
     return f"vxlan-{node_id}"
 
 
-def render_other(
-    subnets: ClusterSubnets, node: NodeAddresses, uplink: Uplink, other: NodeClaim, *, vni: int
-) -> Desired:
-    """The tunnel to one other node and the routes to what lives there."""
+def render_direct(subnets: ClusterSubnets, uplink: Uplink, other: NodeClaim) -> Desired:
+    """The way to one other node as it is, without overlay: by its own address where that is on our link, else by our
+    router, which must then know every node's subnets; nothing without either."""
+    there = subnets.node(other.id)
+    gateway = other.uplink_address if is_on_link(uplink, other) else uplink.gateway
+    if gateway is None:
+        return {}
+    return dict(
+        vpp.entry(vpp.Route(vrf=0, destination=destination, gateway=gateway, interface=UPLINK))
+        for destination in (there.pod_subnet, there.host_subnet)
+    )
+
+
+def is_on_link(uplink: Uplink, other: NodeClaim) -> bool:
+    """Whether the other node's address lies in the subnet of this node's uplink."""
+    return uplink.address is not None and other.uplink_address in uplink.address
+
+
+def render_tunnel(subnets: ClusterSubnets, uplink: Uplink, other: NodeClaim, *, vni: int) -> Desired:
+    """The tunnel to one other node and the routes to what lives there; nothing until this node has an address."""
+    if uplink.address is None:
+        return {}
     there = subnets.node(other.id)
     tunnel = tunnel_name(other.id)
     mac = node_mac(BVI_MAC, other.id)
@@ -113,7 +132,7 @@ def render_other(
             vni=vni,
             source=uplink.address.address,
             destination=other.uplink_address,
-            requires=(vpp.address_key(UPLINK, uplink.address),),
+            requires=render_nic.address_keys(uplink),
         ),
         vpp.BridgeMember(bd_id=BD_ID, interface=tunnel, shg=TUNNELS_SHG),
         vpp.AdminUp(interface=tunnel),

@@ -11,13 +11,14 @@ from typing import Final
 
 import msgspec
 
+from contiv.config import Transport
 from contiv.errors import CniError, NetworkError
-from contiv.model.ip import Address
+from contiv.model.ip import Address, Network
 from contiv.model.node import Attachment, NodeClaim
 from contiv.network import render_host, render_node, render_pod
 from contiv.network.ipam import ClusterSubnets, PodPool
 from contiv.network.naming import pod_macs, tap_name
-from contiv.network.render_host import Desired, Uplink
+from contiv.network.render_nic import UPLINK, Desired, Nic, Uplink
 from contiv.network.slots import InterfaceSlots
 
 CNI_CODE_IN_USE: Final = 101
@@ -29,12 +30,14 @@ Changes = Mapping[str, object | None]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the configuration decides: pods on TAPs or veth pairs, how many of these ahead in the end, MTU, VNI."""
+    """What the configuration decides: pods on TAPs or veth pairs, how many of these ahead in the end, MTU, VNI, and
+    whether nodes talk through VXLAN."""
 
     tap: bool
     prepared_target: int
     mtu: int
     vni: int
+    transport: Transport = "vxlan"
 
 
 class PodRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,11 +64,21 @@ def owner_of(container_id: str, if_name: str) -> str:
 class NetworkState:
     """One node's view of the cluster network."""
 
-    def __init__(self, subnets: ClusterSubnets, me: NodeClaim, uplink: Uplink | None, options: Options) -> None:
+    def __init__(
+        self,
+        subnets: ClusterSubnets,
+        me: NodeClaim,
+        uplink: Uplink | None,
+        options: Options,
+        *,
+        nics: tuple[Nic, ...] = (),
+    ) -> None:
+        """``uplink`` is the main NIC, None for a node without one; ``nics`` are its others."""
         self.subnets = subnets
         self.me = me
         self.node = subnets.node(me.id)
         self.uplink = uplink
+        self.nics = nics
         self.options = options
         self.others: dict[int, NodeClaim] = {}
         self.attachments: dict[str, Attachment] = {}
@@ -100,8 +113,9 @@ class NetworkState:
     def desired(self) -> Desired:
         """Everything that this node's VPP and Linux should hold for the network."""
         options = self.options
-        desired = render_host.render(self.subnets, self.node, self.uplink, tap=options.tap, mtu=options.mtu)
-        desired |= render_node.render_bvi(self.node, mtu=options.mtu)
+        desired = self._host()
+        if options.transport != "nooverlay":
+            desired |= render_node.render_bvi(self.node, mtu=options.mtu)
         for claim in self.others.values():
             desired |= self._other(claim)
         for name in self.slots.spare():
@@ -117,6 +131,41 @@ class NetworkState:
         before = self._other(self.others[claim.id]) if claim.id in self.others else {}
         self.others[claim.id] = claim
         return _difference(before, self._other(claim))
+
+    @property
+    def node_interfaces(self) -> tuple[str, ...]:
+        """The interfaces that the other nodes' traffic comes and goes by."""
+        match self.options.transport:
+            case "vxlan":
+                return (render_node.BVI,)
+            case "nooverlay":
+                return (UPLINK,)
+            case _:
+                return (render_node.BVI, UPLINK)
+
+    def address_changed(self, name: str, address: Network | None, gateway: Address | None) -> Changes:
+        """The NIC ``name`` has another address (None: none any more), and the main one another router perhaps."""
+        before = self._addressed()
+        if name == UPLINK and self.uplink is not None:
+            self.uplink = msgspec.structs.replace(self.uplink, address=address, gateway=gateway)
+            self.me = msgspec.structs.replace(self.me, uplink="" if address is None else str(address))
+        self.nics = tuple(
+            msgspec.structs.replace(nic, address=address) if nic.name == name else nic for nic in self.nics
+        )
+        return _difference(before, self._addressed())
+
+    def _addressed(self) -> Desired:
+        """Everything that depends on the NICs' addresses."""
+        desired = self._host()
+        for claim in self.others.values():
+            desired |= self._other(claim)
+        return desired
+
+    def _host(self) -> Desired:
+        options = self.options
+        return render_host.render(
+            self.subnets, self.node, self.uplink, others=self.nics, tap=options.tap, mtu=options.mtu
+        )
 
     def node_released(self, node_id: int) -> Changes:
         """A node gave up its ID, or it was taken from it."""
@@ -183,9 +232,12 @@ class NetworkState:
         return render_pod.render(attachment, self.node, tap=self.options.tap, mtu=self.options.mtu)
 
     def _other(self, claim: NodeClaim) -> Desired:
-        if self.uplink is None:
+        if self.uplink is None or not claim.uplink:
             return {}
-        return render_node.render_other(self.subnets, self.node, self.uplink, claim, vni=self.options.vni)
+        transport = self.options.transport
+        if transport == "nooverlay" or (transport == "auto" and render_node.is_on_link(self.uplink, claim)):
+            return render_node.render_direct(self.subnets, self.uplink, claim)
+        return render_node.render_tunnel(self.subnets, self.uplink, claim, vni=self.options.vni)
 
 
 def _same_or_refuse(known: Attachment, request: PodRequest) -> None:

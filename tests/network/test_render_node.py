@@ -11,9 +11,9 @@ from contiv.config import parse
 from contiv.model import linux, vpp
 from contiv.model.ip import Address, Network
 from contiv.model.node import NodeClaim
-from contiv.network import render_host, render_node
+from contiv.network import render_nic, render_node
 from contiv.network.ipam import ClusterSubnets
-from contiv.network.render_host import Uplink
+from contiv.network.render_nic import Uplink
 from contiv.network.state import NetworkState, Options
 
 SUBNETS = ClusterSubnets.of(parse(""))
@@ -71,7 +71,7 @@ def test_all_that_goes_to_another_node_enters_the_cable_and_its_far_end_leads_to
 
 
 def test_what_is_meant_for_a_node_that_left_does_not_enter_the_cable() -> None:
-    assert leaves_by(desired({2}), SUBNETS.node(3).pod_gateway) == render_host.UPLINK
+    assert leaves_by(desired({2}), SUBNETS.node(3).pod_gateway) == render_nic.UPLINK
 
 
 def test_frames_from_the_tunnels_to_this_node_go_back_through_the_cable() -> None:

@@ -11,7 +11,7 @@ from contiv.errors import CniError
 from contiv.model.ip import Address, Network
 from contiv.model.node import NodeClaim
 from contiv.network.ipam import ClusterSubnets
-from contiv.network.render_host import Uplink
+from contiv.network.render_nic import Uplink
 from contiv.network.state import CNI_CODE_IN_USE, CNI_CODE_NO_ADDRESS, NetworkState, Options, PodRequest
 
 SUBNETS = ClusterSubnets.of(parse(""))

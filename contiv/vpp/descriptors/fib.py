@@ -14,15 +14,7 @@ from contiv.errors import VppError
 from contiv.model import vpp as model
 from contiv.model.ip import Address
 from contiv.scheduler.descriptor import Actual, Dependency, Descriptor
-from contiv.vpp.descriptors.base import (
-    NO_INDEX,
-    OWNER,
-    Api,
-    Interfaces,
-    from_interface,
-    from_ip,
-    remove,
-)
+from contiv.vpp.descriptors.base import NO_INDEX, OWNER, Api, Interfaces, from_interface, from_ip, remove
 from contiv.vpp.descriptors.layer3 import INTERFACE_DESCRIPTOR, on_interface
 
 FIB_SOURCE_NAME: Final = "contiv"

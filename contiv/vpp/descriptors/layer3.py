@@ -10,10 +10,14 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from contiv.model import vpp as model
+from contiv.model.ip import Network
 from contiv.scheduler.descriptor import Actual, Dependency, Descriptor
 from contiv.vpp.descriptors.base import NO_INDEX, Api, Interfaces, from_interface, remove
+from contiv.vpp.descriptors.lease import Lease, leases
 
 ADMIN_UP_FLAG: Final = 1
+
+
 INTERFACE_DESCRIPTOR: Final = ("vpp/interface",)
 
 
@@ -103,12 +107,19 @@ class AddressDescriptor(Descriptor[model.InterfaceAddress, None]):
                 for name, index in ours
                 for is_ipv6 in (False, True)
             ]
+        leased = await leases(self._api)
         values = [
-            model.InterfaceAddress(interface=name, address=from_interface(entry.prefix))
+            model.InterfaceAddress(interface=name, address=address)
             for name, task in dumps
             for entry in task.result()
+            if not _is_leased(leased.get(self._interfaces.index(name)), address := from_interface(entry.prefix))
         ]
         return [Actual(key=model.key_of(value), value=value, metadata=None) for value in values]
+
+
+def _is_leased(lease: Lease | None, address: Network) -> bool:
+    """Whether the interface's DHCP client put the address there, and will take it away."""
+    return lease is not None and lease.address == address
 
 
 class UnnumberedDescriptor(Descriptor[model.Unnumbered, None]):
