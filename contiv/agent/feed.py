@@ -1,9 +1,12 @@
 """etcd to events: one snapshot first, then every change in order; a watch that had to start over is a resync again.
 
-Two prefixes are followed, Kubernetes state and node IDs, each by its own watch. A resync reads both, whichever watch
-asked for it; from then on either watch goes on behind what was read, so that nobody's state ever goes back in time.
-Changes wait while a resync reads: one that overtook it would be lost under the older snapshot. An object that cannot
-be decoded is logged with its key and skipped; the rest goes on.
+Three prefixes are followed, Kubernetes state, node IDs and KSR's word that a kind is complete, each by its own watch. A
+resync reads all, whichever watch asked for it; from then on each watch goes on behind what was read, so that nobody's
+state ever goes back in time. Changes wait while a resync reads: one that overtook it would be lost under the older
+snapshot. An object that cannot be decoded is logged with its key and skipped; the rest goes on.
+
+Whatever etcd tells goes to the mirror too. Without etcd the first snapshot is the mirror's; and what etcd has lost is
+kept until it is told again (``memory.py``).
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from typing import Final
 import msgspec
 import structlog
 
+from contiv.agent.memory import Memory
+from contiv.agent.persistence import Persistence
 from contiv.controller.cluster import ClusterResync, ClusterState, KubeChange, NodeClaimChange
 from contiv.controller.event import Event
 from contiv.errors import StoreError
@@ -22,7 +27,8 @@ from contiv.model import keys, kube
 from contiv.model.node import Attachment
 from contiv.network.node_id import parse_claim, parse_claims
 from contiv.store.client import Etcd
-from contiv.store.records import Change, Record, Snapshot
+from contiv.store.mirror import LocalMirror
+from contiv.store.records import Change, Snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -35,48 +41,109 @@ _attachments: Final = msgspec.json.Decoder(Attachment)
 class Feed:
     """Follows etcd for one node and pushes what happens to its controller."""
 
-    def __init__(self, etcd: Etcd, node: str, push: Push) -> None:
+    def __init__(self, etcd: Etcd, persistence: Persistence, mirror: LocalMirror, *, node: str, push: Push) -> None:
         self._etcd = etcd
+        self._persistence = persistence
+        self._mirror = mirror
         self._node = node
         self._push = push
         self._known = ClusterState()
+        self._memory = Memory(node)
         self._turn = asyncio.Lock()
         self._read_at: dict[str, int] = {}
-        """Per prefix the revision that the last resync read it at."""
+        """Per prefix the revision that the last resync read it at; empty: etcd has not been read."""
 
     async def start(self) -> None:
-        """Push the first resync; StoreError when etcd cannot be read."""
-        await self._resync("start")
+        """Push the first resync: etcd's state, or the mirror's when etcd cannot be read (StoreError when there is
+        none)."""
+        try:
+            await self._resync("start")
+        except StoreError as error:
+            if not await self._resync_from_mirror(error):
+                raise
 
     async def follow(self) -> None:
         """Push every change after the first resync, for ever; StoreDenied when etcd does not let us watch."""
+        if not self._read_at:
+            await self._read_again("etcd is back")
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow(keys.K8S, self._kube_change))
             group.create_task(self._follow(keys.NODE_IDS, self._claim_change))
+            group.create_task(self._follow(keys.KSR_STATUS, lambda _: None))
 
     async def _resync(self, reason: str) -> None:
         async with self._turn:
+            statuses = await self._etcd.get_prefix(keys.KSR_STATUS)  # first: what they promise is there from now on
             objects = await self._etcd.get_prefix(keys.K8S)
             claims = await self._etcd.get_prefix(keys.NODE_IDS)
-            attachments = await self._etcd.get_prefix(keys.attachments(self._node))
+            own = await self._etcd.get_prefix(keys.vswitch(self._node))
+            known = self._known if self._known.objects or self._known.claims else await self._remembered()
+            decoded = self._memory.objects(
+                _decoded(_values(objects)),
+                known=known.objects,
+                reflected={key.removeprefix(keys.KSR_STATUS) for key in statuses.records},
+            )
+            attachments = _values(own)
+            if not self._read_at:
+                attachments = await self._persistence.attachments(attachments)
             event = ClusterResync(
-                objects=_decoded(objects),
-                claims=parse_claims(claims.records),
-                attachments=_decoded_attachments(attachments.records),
+                objects=decoded,
+                claims=self._memory.claims(parse_claims(_values(claims)), known=known.claims, objects=decoded),
+                attachments=_decoded_attachments(attachments),
                 reason=reason,
             )
             self._known.apply(event)
-            self._read_at = {keys.K8S: objects.revision, keys.NODE_IDS: claims.revision}
+            self._read_at = {
+                keys.K8S: objects.revision,
+                keys.NODE_IDS: claims.revision,
+                keys.KSR_STATUS: statuses.revision,
+            }
             await self._push(event)
+            await self._remember(event, {**_values(objects), **_values(claims)})
+
+    async def _resync_from_mirror(self, error: StoreError) -> bool:
+        """Push what the mirror holds, if it knows this node; whether it does."""
+        known = await self._remembered()
+        if not any(claim.name == self._node for claim in known.claims.values()):
+            return False
+        log.warning("etcd cannot be read, starting from the mirror", error=str(error), objects=len(known.objects))
+        attachments = await self._persistence.attachments(None)
+        event = ClusterResync(
+            objects=known.objects,
+            claims=known.claims,
+            attachments=_decoded_attachments(attachments),
+            reason="from the mirror: etcd does not answer",
+        )
+        self._known.apply(event)
+        await self._push(event)
+        return True
+
+    async def _remembered(self) -> ClusterState:
+        """The cluster as the mirror has it."""
+        state = ClusterState()
+        state.objects = _decoded(await self._mirror.load(keys.K8S))
+        state.claims = parse_claims(await self._mirror.load(keys.NODE_IDS))
+        return state
+
+    async def _remember(self, event: ClusterResync, stored: Mapping[str, bytes]) -> None:
+        """Make the mirror hold what the resync brought: in etcd's bytes where etcd has it."""
+        objects = {key: stored.get(key) or _encoded(key, value) for key, value in event.objects.items()}
+        claims = {keys.node_id(claim.id): msgspec.json.encode(claim) for claim in event.claims.values()}
+        await self._mirror.replace(keys.K8S, objects)
+        await self._mirror.replace(keys.NODE_IDS, claims)
 
     async def _follow(self, prefix: str, convert: Callable[[Change], Event | None]) -> None:
         """Push the changes of ``prefix``; what a resync has read already is not played again over it."""
         async with self._etcd.watch(prefix, start_revision=self._read_at[prefix] + 1) as watch:
             async for batch in watch:
                 if batch.resync:
-                    await self._read_again(prefix)
+                    await self._read_again(f"the watch of {prefix} started over")
                 for change in batch.events:
                     await self._take(prefix, change, convert)
+                if any(self._completes(change) for change in batch.events):
+                    await self._read_again("KSR has reflected what was missing")
+                if prefix != keys.KSR_STATUS:
+                    await self._mirror.write({change.key: change.value for change in batch.events})
 
     async def _take(self, prefix: str, change: Change, convert: Callable[[Change], Event | None]) -> None:
         async with self._turn:
@@ -85,11 +152,16 @@ class Feed:
                 self._known.apply(event)
                 await self._push(event)
 
-    async def _read_again(self, prefix: str) -> None:
+    def _completes(self, change: Change) -> bool:
+        """Whether KSR says that it has reflected a kind of which something is kept from before."""
+        plural = change.key.removeprefix(keys.KSR_STATUS)
+        return change.value is not None and plural in self._memory.incomplete
+
+    async def _read_again(self, reason: str) -> None:
         """A resync that waits for etcd."""
         while True:
             try:
-                await self._resync(f"the watch of {prefix} started over")
+                await self._resync(reason)
             except StoreError as error:
                 log.warning("etcd cannot be read, trying again", error=str(error), retry_s=RETRY_S)
                 await asyncio.sleep(RETRY_S)
@@ -111,9 +183,17 @@ class Feed:
         return None if claim is None else NodeClaimChange(id=claim.id, claim=claim)
 
 
-def _decoded(snapshot: Snapshot) -> dict[str, kube.KubeObject]:
-    parsed = ((key, _parse(key, record.value)) for key, record in snapshot.records.items())
+def _values(snapshot: Snapshot) -> dict[str, bytes]:
+    return {key: record.value for key, record in snapshot.records.items()}
+
+
+def _decoded(values: Mapping[str, bytes]) -> dict[str, kube.KubeObject]:
+    parsed = ((key, _parse(key, value)) for key, value in values.items())
     return {key: value for key, value in parsed if value is not None}
+
+
+def _encoded(key: str, value: kube.KubeObject) -> bytes:
+    return kube.kind_of(key).encode(value)  # type: ignore[arg-type]  # the key's kind is the value's
 
 
 def _parse(key: str, value: bytes) -> kube.KubeObject | None:
@@ -124,11 +204,13 @@ def _parse(key: str, value: bytes) -> kube.KubeObject | None:
         return None
 
 
-def _decoded_attachments(records: Mapping[str, Record]) -> dict[str, Attachment]:
+def _decoded_attachments(values: Mapping[str, bytes]) -> dict[str, Attachment]:
     found = {}
-    for key, record in records.items():
+    for key, value in values.items():
+        if "/pods/" not in key:
+            continue
         try:
-            attachment = _attachments.decode(record.value)
+            attachment = _attachments.decode(value)
             _ = attachment.ip  # text that is no address would fail every resync
         except (msgspec.DecodeError, ValueError) as error:
             log.error("unreadable pod attachment in etcd", key=key, error=str(error))

@@ -1,7 +1,8 @@
 """The agent's composition root: connects etcd and VPP, claims the node ID, wires capabilities to the loop, serves.
 
-Order matters and is this: etcd, the node's ID (addresses follow from it), VPP, the first resync, and only then the CNI
-socket, so that kubelet never meets an agent that does not know its pods. VPP may come and go: each time it is back,
+Order matters and is this: the mirror, etcd, the node's ID (addresses follow from it), VPP, the first resync, and only
+then the CNI socket, so that kubelet never meets an agent that does not know its pods. An etcd that does not answer is
+no obstacle to a node whose mirror knows its ID. VPP may come and go: each time it is back,
 what it should hold is compared with what it holds. SIGTERM ends it with the running transaction finished, and at once
 while it still waits for etcd or VPP. Ends with an error, to be started anew, when etcd or VPP do not answer at the
 start, and when another node took its ID: all its addresses would be somebody else's.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from contiv import __version__, metrics
 from contiv.agent.cni import Handler
 from contiv.agent.feed import Feed
 from contiv.agent.metrics import AgentMetrics
+from contiv.agent.persistence import Persistence
 from contiv.agent.rest import Views
 from contiv.agent.status import publish
 from contiv.cni import server as cni_server
@@ -41,11 +43,12 @@ from contiv.model.node import NodeClaim, NodeStatus
 from contiv.network.handler import NetworkHandler
 from contiv.network.ipam import ClusterSubnets
 from contiv.network.naming import POD_NAME_PREFIX
-from contiv.network.node_id import claim_node_id, release_node_id
-from contiv.network.render_host import Uplink
+from contiv.network.render_nic import Uplink
 from contiv.network.state import NetworkState, Options
 from contiv.scheduler import Scheduler
 from contiv.store.client import Etcd
+from contiv.store.errors import StoreUnavailable
+from contiv.store.mirror import LocalMirror
 from contiv.vpp import Vpp, connect
 from contiv.vpp.descriptors import FibSource, Interfaces, descriptors
 from contiv.vpp.descriptors.base import NO_INDEX, OWNER
@@ -54,50 +57,11 @@ from contiv.vpp.lifecycle import Sockets, has_vhost_net
 log = structlog.get_logger(__name__)
 
 ETCD_TIMEOUT_S: Final = 5.0
+MIRROR: Final = "mirror.db"
+"""The local mirror's file in ``stateDir``."""
 VPP_WAIT_S: Final = 60.0
 """How long the agent waits for a VPP to answer before it gives up and lets ``contiv init`` start it anew."""
 VPP_RETRY_S: Final = 0.5
-
-
-class EtcdPersistence:
-    """What the network capability asks of etcd."""
-
-    def __init__(
-        self, etcd: Etcd, config: Config, subnets: ClusterSubnets, *, node: str, on_moved: Callable[[], None]
-    ) -> None:
-        """``on_moved`` is called when the node got another ID than it runs with."""
-        self.moved: str = ""
-        self._etcd = etcd
-        self._config = config
-        self._subnets = subnets
-        self._node = node
-        self._on_moved = on_moved
-        self._id = 0
-
-    async def write(self, changes: Mapping[str, bytes | None]) -> object:
-        """Put and delete keys."""
-        return await self._etcd.write(changes)
-
-    async def release(self, claim: NodeClaim) -> object:
-        """Give up another node's claim."""
-        return await release_node_id(self._etcd, claim)
-
-    async def reclaim(self) -> NodeClaim:
-        """This node's claim, made or found."""
-        configured = self._config.node(self._node).main_vpp_interface.ip
-        claim = await claim_node_id(
-            self._etcd,
-            self._node,
-            uplink_of=lambda number: configured or str(self._subnets.node(number).uplink),
-            id_max=self._subnets.node_id_max,
-            limit_key=self._subnets.node_id_limit,
-            preferred=self._id,
-        )
-        if self._id not in (0, claim.id):
-            self.moved = f"node {self._node} lost ID {self._id} to another node and has {claim.id} now; start it anew"
-            self._on_moved()
-        self._id = self._id or claim.id
-        return claim
 
 
 async def run(config: Config, *, node: str) -> None:
@@ -129,19 +93,33 @@ async def _start(
     stack: AsyncExitStack, config: Config, node: str, *, on_moved: Callable[[], None]
 ) -> tuple[_Agent, Etcd]:
     """Everything that an agent waits for before it can resync; what it opens, ``stack`` closes."""
+    mirror = await stack.enter_async_context(await LocalMirror.open(Path(config.state_dir) / MIRROR))
     etcd = await stack.enter_async_context(
-        await Etcd.connect(config.etcd.endpoints, **credentials(config.etcd), timeout_s=ETCD_TIMEOUT_S)
+        await Etcd.connect(config.etcd.endpoints, **credentials(config.etcd), timeout_s=ETCD_TIMEOUT_S, wait=False)
     )
     subnets = ClusterSubnets.of(config)
-    persistence = EtcdPersistence(etcd, config, subnets, node=node, on_moved=on_moved)
-    me = await persistence.reclaim()
+    persistence = Persistence(etcd, mirror, config, subnets, node=node, on_moved=on_moved)
+    me = await _claim(persistence)
     workers = Workers()
     stack.callback(workers.close)
     uplink = await _uplink(config, node, me, workers)
     vpp = await _connect_vpp(stack, Sockets(run_dir=config.vpp.run_dir).api)
-    agent = _Agent(config, subnets, me, uplink, vpp, workers, persistence)
+    agent = _Agent(config, subnets, me, uplink, vpp, workers, persistence, mirror)
     await agent.adopt_prepared()
     return agent, etcd
+
+
+async def _claim(persistence: Persistence) -> NodeClaim:
+    """The node's ID: claimed in etcd, or the one that it had when etcd cannot be asked."""
+    await persistence.remember()
+    try:
+        return await persistence.reclaim()
+    except StoreUnavailable as error:
+        claim = persistence.resume()
+        if claim is None:
+            raise
+        log.warning("etcd does not answer, running with the ID of before", id=claim.id, error=str(error))
+        return claim
 
 
 async def _connect_vpp(stack: AsyncExitStack, path: str) -> Vpp:
@@ -169,12 +147,14 @@ class _Agent:
         uplink: Uplink | None,
         vpp: Vpp,
         workers: Workers,
-        persistence: EtcdPersistence,
+        persistence: Persistence,
+        mirror: LocalMirror,
     ) -> None:
         self.config = config
         self.me = me
         self.vpp = vpp
         self.persistence = persistence
+        self.mirror = mirror
         self._generation = vpp.generation
         self.registry = metrics.registry()
         self.health = metrics.Health()
@@ -212,7 +192,7 @@ class _Agent:
 
     async def serve(self, etcd: Etcd, stop: asyncio.Event) -> None:
         """Run everything until ``stop``."""
-        feed = Feed(etcd, self.me.name, self.controller.put)
+        feed = Feed(etcd, self.persistence, self.mirror, node=self.me.name, push=self.controller.put)
         run_dir = Path(self.config.run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         handler = Handler(self.controller.call, self.network, self._unready)
@@ -222,6 +202,7 @@ class _Agent:
             await feed.start()
             background = [
                 group.create_task(feed.follow(), name="feed"),
+                group.create_task(self.persistence.settle(), name="persistence"),
                 group.create_task(self._follow_vpp(), name="vpp"),
             ]
             if await _sooner(self.controller.wait_synced(), stop.wait()):
@@ -242,7 +223,7 @@ class _Agent:
 
     async def _serve_rest(self, stack: AsyncExitStack) -> str:
         status = self._status(self.config.rest_listen)
-        views = Views(status, self.network, self.controller, self.health.unready)
+        views = Views(status, self.network, self.controller, self._problems)
         address = await stack.enter_async_context(
             metrics.serve(self.config.rest_listen, self.registry, self.health, routes=views.routes())
         )
@@ -262,6 +243,17 @@ class _Agent:
             # the first resync brings what the cluster is; nothing may overtake it
             queue = self.controller.follow_up if self.controller.synced else self.controller.push
             queue(FullResync(reason="VPP was restarted"))
+
+    def _problems(self) -> dict[str, str]:
+        """What is wrong, whether or not the node can do its work meanwhile."""
+        problems = self.health.unready()
+        if self.mirror.problem is not None:
+            problems["mirror"] = self.mirror.problem
+        if self.mirror.set_aside is not None:
+            problems["former mirror"] = f"unreadable, kept as {self.mirror.set_aside}; remove it when it is of no use"
+        if self.persistence.unsent:
+            problems["etcd"] = f"{self.persistence.unsent} keys are not written yet; they are in the mirror"
+        return problems
 
     def _unready(self) -> str | None:
         if not self.controller.synced:

@@ -126,6 +126,8 @@ def ipam(context: Context, node: str, own_output: str | None) -> None:
         attached = await etcd.get_prefix(keys.VSWITCH)
         used: dict[str, int] = {}
         for key in attached.records:
+            if "/pods/" not in key:
+                continue
             owner = key.removeprefix(keys.VSWITCH).partition("/")[0]
             used[owner] = used.get(owner, 0) + 1
         return [

@@ -9,6 +9,7 @@
     /contiv/nodes/status/<node>                   what an agent says of itself, under its lease
     /contiv/vswitch/<node>/pods/<container id>/<interface>
                                                   pod attachments, written by the node's agent alone
+    /contiv/vswitch/<node>/mirror-behind          there while the copy on the node's disk cannot be written
 """
 
 from __future__ import annotations
@@ -57,3 +58,13 @@ def attachments(node: str) -> str:
 def attachment(node: str, owner: str) -> str:
     """Key of one pod's attachment; ``owner`` is ``<container id>/<interface>``: a sandbox may have several."""
     return f"{attachments(node)}{owner}"
+
+
+def vswitch(node: str) -> str:
+    """Prefix of all that one node's agent keeps in etcd for its own restart."""
+    return f"{VSWITCH}{node}/"
+
+
+def mirror_behind(node: str) -> str:
+    """Key that is there while a node's mirror on disk lacks what etcd has."""
+    return f"{VSWITCH}{node}/mirror-behind"

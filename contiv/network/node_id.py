@@ -28,11 +28,11 @@ ATTEMPTS_MAX: Final = 50
 _decoder: Final = msgspec.json.Decoder(NodeClaim)
 
 
-def parse_claims(records: Mapping[str, Record]) -> dict[int, NodeClaim]:
-    """The claims among ``records``, by ID. One that cannot be read is logged with its key and left out."""
+def parse_claims(values: Mapping[str, bytes]) -> dict[int, NodeClaim]:
+    """The claims among ``values``, by ID. One that cannot be read is logged with its key and left out."""
     claims = {}
-    for key, record in records.items():
-        claim = parse_claim(key, record.value)
+    for key, value in values.items():
+        claim = parse_claim(key, value)
         if claim is not None:
             claims[claim.id] = claim
     return claims
@@ -48,7 +48,7 @@ def parse_claim(key: str, value: bytes) -> NodeClaim | None:
     if keys.node_id(claim.id) != key:
         log.error("node ID claim under another ID's key", key=key, id=claim.id)
         return None
-    if not _is_ipv4(claim.uplink):
+    if claim.uplink and not _is_ipv4(claim.uplink):
         log.error("node ID claim without a usable address", key=key, uplink=claim.uplink)
         return None
     return claim
@@ -72,7 +72,7 @@ async def claim_node_id(
     """
     for _ in range(ATTEMPTS_MAX):
         snapshot = await etcd.get_prefix(keys.NODE_IDS)
-        claims = parse_claims(snapshot.records)
+        claims = parse_claims({key: record.value for key, record in snapshot.records.items()})
         held = min((claim.id for claim in claims.values() if claim.name == name), default=0)
         number = held or _free(snapshot.records, preferred)
         if number > id_max:

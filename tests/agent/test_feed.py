@@ -11,12 +11,17 @@ import msgspec
 import pytest
 
 from contiv.agent.feed import Feed
+from contiv.agent.persistence import Persistence
+from contiv.config import Config
 from contiv.controller.cluster import ClusterResync, ClusterState, KubeChange, NodeClaimChange
 from contiv.controller.event import Event
+from contiv.errors import StoreError
 from contiv.model import keys, kube
 from contiv.model.node import Attachment, NodeClaim
+from contiv.network.ipam import ClusterSubnets
 from contiv.store.client import Etcd
 from contiv.store.embedded import EmbeddedEtcd
+from contiv.store.mirror import LocalMirror
 from contiv.store.records import Snapshot
 
 WAIT_S = 20.0
@@ -66,26 +71,43 @@ async def etcd(server: EmbeddedEtcd) -> AsyncIterator[Etcd]:
         yield client
 
 
+def statuses() -> dict[str, bytes]:
+    """KSR's word that all kinds are complete."""
+    status = kube.KsrStatus(plural="", instance="i", resource_version="1", objects=1, synced_at="")
+    return {keys.ksr_status(kind.plural): msgspec.json.encode(status) for kind in kube.KINDS}
+
+
 @asynccontextmanager
-async def following(etcd: Etcd, agent: Agent) -> AsyncIterator[Feed]:
-    feed = Feed(etcd, "node1", agent.push)
-    await feed.start()
-    task = asyncio.create_task(feed.follow())
-    try:
-        yield feed
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+async def fed(etcd: Etcd, agent: Agent, disk: Path) -> AsyncIterator[Feed]:
+    """A feed that nobody has started, with its mirror on ``disk``."""
+    config = Config()
+    async with await LocalMirror.open(disk / "mirror.db") as mirror:
+        persistence = Persistence(etcd, mirror, config, ClusterSubnets.of(config), node="node1", on_moved=lambda: None)
+        yield Feed(etcd, persistence, mirror, node="node1", push=agent.push)
+
+
+@asynccontextmanager
+async def following(etcd: Etcd, agent: Agent, disk: Path) -> AsyncIterator[Feed]:
+    async with fed(etcd, agent, disk) as feed:
+        await feed.start()
+        task = asyncio.create_task(feed.follow())
+        try:
+            yield feed
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
 
 def names(agent: Agent) -> set[str]:
     return {getattr(each, "name", "") for each in agent.state.objects.values()}
 
 
-async def test_what_is_there_comes_first_as_one_resync_and_then_every_change_in_order(etcd: Etcd) -> None:
+async def test_what_is_there_comes_first_as_one_resync_and_then_every_change_in_order(
+    etcd: Etcd, tmp_path: Path
+) -> None:
     agent = Agent()
     await etcd.write(dict([namespace("old"), claim(2)]))
-    async with following(etcd, agent):
+    async with following(etcd, agent, tmp_path):
         for number in range(20):
             await etcd.write(dict([namespace("moving", step=str(number))]))
         await etcd.delete(namespace("old")[0])
@@ -99,9 +121,9 @@ async def test_what_is_there_comes_first_as_one_resync_and_then_every_change_in_
     assert changes[-1].new is None
 
 
-async def test_a_value_written_again_is_no_event(etcd: Etcd) -> None:
+async def test_a_value_written_again_is_no_event(etcd: Etcd, tmp_path: Path) -> None:
     agent = Agent()
-    async with following(etcd, agent):
+    async with following(etcd, agent, tmp_path):
         for _ in range(3):
             await etcd.write(dict([namespace("same")]))
         await etcd.write(dict([namespace("last")]))
@@ -112,16 +134,16 @@ async def test_a_value_written_again_is_no_event(etcd: Etcd) -> None:
     ]
 
 
-async def test_claims_come_and_go(etcd: Etcd) -> None:
+async def test_claims_come_and_go(etcd: Etcd, tmp_path: Path) -> None:
     agent = Agent()
-    async with following(etcd, agent):
+    async with following(etcd, agent, tmp_path):
         await etcd.write(dict([claim(3)]))
         await agent.until(lambda: 3 in agent.state.claims)
         await etcd.delete(keys.node_id(3))
         await agent.until(lambda: not agent.state.claims)
 
 
-async def test_what_cannot_be_read_is_left_out_and_the_rest_goes_on(etcd: Etcd) -> None:
+async def test_what_cannot_be_read_is_left_out_and_the_rest_goes_on(etcd: Etcd, tmp_path: Path) -> None:
     agent = Agent()
     broken = Attachment(
         container_id="c", if_name="eth0", netns="/n", pod_namespace="d", pod_name="p", pod_uid="", address="nowhere",
@@ -137,7 +159,7 @@ async def test_what_cannot_be_read_is_left_out_and_the_rest_goes_on(etcd: Etcd) 
             **dict([namespace("good"), claim(3)]),
         }
     )
-    async with following(etcd, agent):
+    async with following(etcd, agent, tmp_path):
         assert names(agent) == {"good"}
         assert set(agent.state.claims) == {3}
         assert agent.state.attachments == {}
@@ -147,29 +169,30 @@ async def test_what_cannot_be_read_is_left_out_and_the_rest_goes_on(etcd: Etcd) 
 
 
 async def test_a_compaction_while_etcd_was_away_is_one_more_resync_and_nothing_is_lost(
-    etcd: Etcd, server: EmbeddedEtcd
+    etcd: Etcd, server: EmbeddedEtcd, tmp_path: Path
 ) -> None:
     agent = Agent()
     await etcd.write(dict([namespace("gone"), claim(2)]))
-    feed = Feed(etcd, "node1", agent.push)
-    await feed.start()
-    await etcd.delete(namespace("gone")[0])
-    await etcd.write(dict([claim(2, "other")]))
-    revision = await etcd.write(dict([namespace("new")]))
-    await etcd.compact(revision, physical=True)
-    task = asyncio.create_task(feed.follow())  # its first revision is history now
-    await agent.until(lambda: names(agent) == {"new"} and agent.state.claims[2].name == "other")
-    await etcd.write(dict([namespace("newer"), claim(3)]))
-    await agent.until(lambda: "newer" in names(agent) and 3 in agent.state.claims)
-    task.cancel()
-    await asyncio.wait([task])
+    await etcd.write(statuses())
+    async with fed(etcd, agent, tmp_path) as feed:
+        await feed.start()
+        await etcd.delete(namespace("gone")[0])
+        await etcd.write(dict([claim(2, "other")]))
+        revision = await etcd.write(dict([namespace("new")]))
+        await etcd.compact(revision, physical=True)
+        task = asyncio.create_task(feed.follow())  # its first revision is history now
+        await agent.until(lambda: names(agent) == {"new"} and agent.state.claims[2].name == "other")
+        await etcd.write(dict([namespace("newer"), claim(3)]))
+        await agent.until(lambda: "newer" in names(agent) and 3 in agent.state.claims)
+        task.cancel()
+        await asyncio.wait([task])
     assert agent.resyncs >= 2
 
 
-async def test_a_change_that_a_resync_has_read_is_not_played_again_over_it(etcd: Etcd) -> None:
+async def test_a_change_that_a_resync_has_read_is_not_played_again_over_it(etcd: Etcd, tmp_path: Path) -> None:
     agent = Agent()
     seen: list[str] = []
-    async with following(etcd, agent) as feed:
+    async with following(etcd, agent, tmp_path) as feed:
         async with feed._turn:  # the watch has the changes, but must wait
             for number in range(5):
                 await etcd.write(dict([claim(2, f"name{number}")]))
@@ -185,9 +208,11 @@ async def test_a_change_that_a_resync_has_read_is_not_played_again_over_it(etcd:
     assert seen[-1] == "name4"
 
 
-async def test_a_change_that_overtakes_a_resync_outlives_it(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_change_that_overtakes_a_resync_outlives_it(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     agent = Agent()
-    async with following(etcd, agent) as feed:
+    async with following(etcd, agent, tmp_path) as feed:
         read = etcd.get_prefix
 
         async def slow(prefix: str) -> Snapshot:
@@ -204,9 +229,11 @@ async def test_a_change_that_overtakes_a_resync_outlives_it(etcd: Etcd, monkeypa
     assert set(agent.state.claims) == {7, 8}
 
 
-async def test_changes_made_around_a_restart_of_etcd_all_arrive(etcd: Etcd, server: EmbeddedEtcd) -> None:
+async def test_changes_made_around_a_restart_of_etcd_all_arrive(
+    etcd: Etcd, server: EmbeddedEtcd, tmp_path: Path
+) -> None:
     agent = Agent()
-    async with following(etcd, agent):
+    async with following(etcd, agent, tmp_path):
         await etcd.write(dict([namespace("before")]))
         await server.restart()
         await etcd.write(dict([namespace("after"), claim(2)]))
@@ -219,8 +246,74 @@ async def test_an_etcd_that_lost_its_data_is_followed_from_its_new_beginning(tmp
     async with EmbeddedEtcd(tmp_path / "e") as server, await Etcd.connect([server.endpoint]) as etcd:
         for number in range(1, 30):
             await etcd.write(dict([namespace(f"n{number}"), claim(number)]))
-        async with following(etcd, agent):
+        async with following(etcd, agent, tmp_path):
             await server.wipe()
-            await agent.until(lambda: not agent.state.objects and not agent.state.claims)
             await etcd.write(dict([namespace("anew"), claim(1)]))  # at a revision far below the last one known
-            await agent.until(lambda: names(agent) == {"anew"} and set(agent.state.claims) == {1})
+            await agent.until(lambda: "anew" in names(agent) and set(agent.state.claims) == {1})
+            await etcd.write(statuses())
+            await agent.until(lambda: names(agent) == {"anew"})
+            await etcd.write(dict([namespace("last")]))
+            await agent.until(lambda: names(agent) == {"anew", "last"})
+
+
+def node(name: str) -> tuple[str, bytes]:
+    return keys.k8s_object("nodes", name), msgspec.json.encode(kube.Node(name=name))
+
+
+async def test_what_etcd_has_lost_stays_until_it_is_told_again(tmp_path: Path) -> None:
+    agent = Agent()
+    async with EmbeddedEtcd(tmp_path / "e") as server, await Etcd.connect([server.endpoint]) as etcd:
+        nodes = dict([node("node1"), node("node2"), node("left")])
+        await etcd.write({**nodes, **dict([namespace("kept"), namespace("gone")]), **statuses()})
+        await etcd.write(dict([claim(1), claim(2), claim(3, "left")]))
+        async with following(etcd, agent, tmp_path):
+            await server.wipe()
+            await agent.until(lambda: agent.resyncs > 1)
+            assert names(agent) == {"kept", "gone", "node1", "node2", "left"}
+            assert {each.name for each in agent.state.claims.values()} >= {"node2", "left"}
+            await etcd.write(dict([claim(1)]))  # as this node's own agent does at once
+            del nodes[node("left")[0]]
+            await etcd.write({**nodes, **dict([namespace("kept")]), **statuses()})
+            await agent.until(lambda: names(agent) == {"kept", "node1", "node2"})
+            await agent.until(lambda: {each.name for each in agent.state.claims.values()} == {"node1", "node2"})
+            await etcd.write(dict([claim(4, "node2")]))  # it could not have its ID again
+            await agent.until(lambda: 4 in agent.state.claims)
+
+
+def attachment(number: int) -> tuple[str, bytes]:
+    made = Attachment(
+        container_id=f"c{number}", if_name="eth0", netns=f"/n/{number}", pod_namespace="d", pod_name=f"p{number}",
+        pod_uid="", address=f"10.1.1.{number}", interface=f"pod{number}", pod_mac="", vpp_mac="",
+    )  # fmt: skip
+    return keys.attachment("node1", f"c{number}/eth0"), msgspec.json.encode(made)
+
+
+async def test_a_start_without_etcd_is_a_start_from_the_mirror(tmp_path: Path) -> None:
+    before, after = Agent(), Agent()
+    async with EmbeddedEtcd(tmp_path / "e") as server:
+        async with await Etcd.connect([server.endpoint], timeout_s=1) as etcd:
+            await etcd.write(dict([namespace("a"), namespace("b"), claim(1), claim(2), attachment(7)]))
+            async with following(etcd, before, tmp_path):
+                await etcd.write(dict([namespace("c"), claim(3)]))
+                await etcd.delete(namespace("a")[0])
+                await before.until(lambda: names(before) == {"b", "c"} and 3 in before.state.claims)
+                await server.kill()
+        async with (
+            await Etcd.connect([server.endpoint], timeout_s=1, wait=False) as etcd,
+            following(etcd, after, tmp_path),
+        ):
+            assert after.state.objects == before.state.objects
+            assert after.state.claims == before.state.claims
+            assert set(after.state.attachments) == {attachment(7)[0]}
+            await server.restart()
+            await etcd.write(dict([namespace("d")]))
+            await after.until(lambda: "d" in names(after))
+
+
+async def test_a_node_that_the_mirror_does_not_know_cannot_start_without_etcd(tmp_path: Path) -> None:
+    async with (
+        await Etcd.connect([f"unix://{tmp_path}/nobody"], timeout_s=0.2, wait=False) as etcd,
+        fed(etcd, Agent(), tmp_path) as feed,
+    ):
+        with pytest.raises(StoreError):
+            await feed.start()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contiv.agent.main import EtcdPersistence
+from contiv.agent.persistence import Persistence
 from contiv.config import Config, EtcdConfig
 from contiv.credentials import credentials
 from contiv.errors import ConfigError
@@ -18,6 +18,7 @@ from contiv.network.ipam import ClusterSubnets
 from contiv.processes import start
 from contiv.store.client import Etcd
 from contiv.store.embedded import EmbeddedEtcd
+from contiv.store.mirror import LocalMirror
 
 WAIT_S = 20.0
 
@@ -63,10 +64,14 @@ async def test_nodes_claim_the_ids_that_they_run_with_after_etcd_lost_them(tmp_p
     moved: list[str] = []
     config = Config()
     subnets = ClusterSubnets.of(config)
-    async with EmbeddedEtcd(tmp_path / "e") as server, await Etcd.connect([server.endpoint]) as etcd:
+    async with (
+        EmbeddedEtcd(tmp_path / "e") as server,
+        await Etcd.connect([server.endpoint]) as etcd,
+        await LocalMirror.open(tmp_path / "mirror.db") as mirror,
+    ):
         names = ("a", "b", "c")
         nodes = {
-            name: EtcdPersistence(etcd, config, subnets, node=name, on_moved=lambda name=name: moved.append(name))
+            name: Persistence(etcd, mirror, config, subnets, node=name, on_moved=lambda name=name: moved.append(name))
             for name in names
         }
         before = {name: (await nodes[name].reclaim()).id for name in names}
@@ -75,7 +80,7 @@ async def test_nodes_claim_the_ids_that_they_run_with_after_etcd_lost_them(tmp_p
         assert after == before
         assert moved == []
         await server.wipe()
-        usurper = EtcdPersistence(etcd, config, subnets, node="z", on_moved=lambda: None)
+        usurper = Persistence(etcd, mirror, config, subnets, node="z", on_moved=lambda: None)
         assert (await usurper.reclaim()).id == before["a"]
         await nodes["a"].reclaim()
         assert moved == ["a"]
