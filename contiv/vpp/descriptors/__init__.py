@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from contiv.scheduler.descriptor import Descriptor
+from contiv.vpp.descriptors.acl import AccessLists, AclDescriptor, AclInterfaceDescriptor
 from contiv.vpp.descriptors.base import Api, Interfaces
+from contiv.vpp.descriptors.dhcp import DhcpClientDescriptor
 from contiv.vpp.descriptors.fib import FibSource, NeighbourDescriptor, RouteDescriptor, VrfDescriptor
 from contiv.vpp.descriptors.interface import InterfaceDescriptor
 from contiv.vpp.descriptors.l2 import BridgeDomainDescriptor, BridgeMemberDescriptor, L2FibDescriptor
@@ -19,17 +21,28 @@ from contiv.vpp.descriptors.layer3 import (
     InterfaceVrfDescriptor,
     UnnumberedDescriptor,
 )
+from contiv.vpp.descriptors.nat import (
+    NatAddressDescriptor,
+    NatIdentityDescriptor,
+    NatInterfaceDescriptor,
+    NatSettingsDescriptor,
+)
+from contiv.vpp.descriptors.nat_mapping import NatMappingDescriptor
+from contiv.vpp.descriptors.punt import PuntRedirectDescriptor
 
-__all__ = ["Api", "FibSource", "Interfaces", "descriptors"]
+__all__ = ["Api", "FibSource", "Interfaces", "descriptors", "nat_descriptors"]
 
 
 def descriptors(api: Api, interfaces: Interfaces, source: FibSource) -> tuple[Descriptor[Any, Any], ...]:
     """One of each kind, for one VPP."""
+    lists = AccessLists()
     return (
         InterfaceDescriptor(api, interfaces),
         AdminUpDescriptor(api, interfaces),
         AddressDescriptor(api, interfaces),
         UnnumberedDescriptor(api, interfaces),
+        DhcpClientDescriptor(api, interfaces),
+        PuntRedirectDescriptor(api, interfaces),
         VrfDescriptor(api),
         InterfaceVrfDescriptor(api, interfaces),
         RouteDescriptor(api, interfaces, source),
@@ -37,4 +50,17 @@ def descriptors(api: Api, interfaces: Interfaces, source: FibSource) -> tuple[De
         BridgeDomainDescriptor(api),
         BridgeMemberDescriptor(api, interfaces),
         L2FibDescriptor(api, interfaces),
+        AclDescriptor(api, lists),
+        AclInterfaceDescriptor(api, interfaces, lists),
+    )
+
+
+def nat_descriptors(api: Api, interfaces: Interfaces) -> tuple[Descriptor[Any, Any], ...]:
+    """Those of NAT44-ED."""
+    return (
+        NatSettingsDescriptor(api),
+        NatInterfaceDescriptor(api, interfaces),
+        NatAddressDescriptor(api),
+        NatMappingDescriptor(api),
+        NatIdentityDescriptor(api),
     )

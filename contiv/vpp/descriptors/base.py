@@ -7,10 +7,11 @@ are never touched.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from contiv.errors import VppError
+from contiv.fastpath import Columns
 from contiv.model.ip import Address, Network
 
 OWNER: Final = "contiv:"
@@ -34,6 +35,24 @@ class Api(Protocol):
 
     async def dump(self, name: str, /, **fields: Any) -> list[Any]:
         """All details of a dump, named without ``_dump``."""
+        ...
+
+    async def dump_many(self, name: str, /, *, timeout_s: float | None = None, **fields: Any) -> Columns:
+        """The same as columns, for lists of thousands."""
+        ...
+
+    async def batch(
+        self, requests: Sequence[tuple[str, Mapping[str, Any]]], /, *, return_errors: bool = False
+    ) -> list[Any]:
+        """Requests sent together, in order; their replies, or errors in their places."""
+        ...
+
+    async def call_many(self, name: str, columns: Mapping[str, Any], /, *, check: bool = True) -> Columns:
+        """Requests of one kind from columns; their replies as columns."""
+        ...
+
+    def check(self, required: Iterable[str]) -> list[Any]:
+        """Those of the messages that the VPP that runs does not have."""
         ...
 
 
@@ -84,6 +103,11 @@ async def remove(api: Api, name: str, /, **fields: Any) -> None:
     except VppError as error:
         if getattr(error, "name", "") not in GONE:
             raise
+
+
+def lacks(api: Api, message: str) -> bool:
+    """Whether VPP runs without the plugin of ``message``: then it holds none of the plugin's objects."""
+    return bool(api.check((message,)))
 
 
 def owned(tag: str) -> str | None:
