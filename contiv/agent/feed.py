@@ -28,7 +28,7 @@ from contiv.model.node import Attachment
 from contiv.network.node_id import parse_claim, parse_claims
 from contiv.store.client import Etcd
 from contiv.store.mirror import LocalMirror
-from contiv.store.records import Change, Snapshot
+from contiv.store.records import Change
 
 log = structlog.get_logger(__name__)
 
@@ -79,16 +79,16 @@ class Feed:
             own = await self._etcd.get_prefix(keys.vswitch(self._node))
             known = self._known if self._known.objects or self._known.claims else await self._remembered()
             decoded = self._memory.objects(
-                _decoded(_values(objects)),
+                _decoded(objects.values),
                 known=known.objects,
                 reflected={key.removeprefix(keys.KSR_STATUS) for key in statuses.records},
             )
-            attachments = _values(own)
+            attachments = own.values
             if not self._read_at:
                 attachments = await self._persistence.attachments(attachments)
             event = ClusterResync(
                 objects=decoded,
-                claims=self._memory.claims(parse_claims(_values(claims)), known=known.claims, objects=decoded),
+                claims=self._memory.claims(parse_claims(claims.values), known=known.claims, objects=decoded),
                 attachments=_decoded_attachments(attachments),
                 reason=reason,
             )
@@ -99,7 +99,7 @@ class Feed:
                 keys.KSR_STATUS: statuses.revision,
             }
             await self._push(event)
-            await self._remember(event, {**_values(objects), **_values(claims)})
+            await self._remember(event, {**objects.values, **claims.values})
 
     async def _resync_from_mirror(self, error: StoreError) -> bool:
         """Push what the mirror holds, if it knows this node; whether it does."""
@@ -181,10 +181,6 @@ class Feed:
             return NodeClaimChange(id=int(number), claim=None) if number.isdecimal() else None
         claim = parse_claim(change.key, change.value)
         return None if claim is None else NodeClaimChange(id=claim.id, claim=claim)
-
-
-def _values(snapshot: Snapshot) -> dict[str, bytes]:
-    return {key: record.value for key, record in snapshot.records.items()}
 
 
 def _decoded(values: Mapping[str, bytes]) -> dict[str, kube.KubeObject]:

@@ -72,7 +72,7 @@ async def claim_node_id(
     """
     for _ in range(ATTEMPTS_MAX):
         snapshot = await etcd.get_prefix(keys.NODE_IDS)
-        claims = parse_claims({key: record.value for key, record in snapshot.records.items()})
+        claims = parse_claims(snapshot.values)
         held = min((claim.id for claim in claims.values() if claim.name == name), default=0)
         number = held or _free(snapshot.records, preferred)
         if number > id_max:

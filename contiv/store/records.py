@@ -34,6 +34,11 @@ class Snapshot(msgspec.Struct, frozen=True):
     revision: int
     records: dict[str, Record]
 
+    @property
+    def values(self) -> dict[str, bytes]:
+        """The values alone, by key."""
+        return {key: record.value for key, record in self.records.items()}
+
 
 class Change(msgspec.Struct, frozen=True, gc=False):
     """One event of a watch. ``value`` None: deleted. ``previous``: the value before, when asked for."""

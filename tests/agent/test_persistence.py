@@ -46,8 +46,7 @@ async def started(server: EmbeddedEtcd, disk: Path) -> AsyncIterator[tuple[Persi
 
 
 async def stored(etcd: Etcd) -> dict[str, bytes]:
-    snapshot = await etcd.get_prefix(keys.vswitch("node1"))
-    return {key: record.value for key, record in snapshot.records.items()}
+    return (await etcd.get_prefix(keys.vswitch("node1"))).values
 
 
 async def attachments(made: Persistence, etcd: Etcd) -> dict[str, bytes]:

@@ -36,7 +36,7 @@ async def claim(etcd: Etcd, name: str, *, id_max: int = 254, uplink: str = "") -
 async def test_thirty_nodes_at_once_get_thirty_ids_without_a_gap(etcd: Etcd) -> None:
     claims = await asyncio.gather(*(claim(etcd, f"node{number}") for number in range(30)))
     assert sorted(each.id for each in claims) == list(range(1, 31))
-    stored = parse_claims((await etcd.get_prefix(keys.NODE_IDS)).records)
+    stored = parse_claims((await etcd.get_prefix(keys.NODE_IDS)).values)
     assert {each.name: each.id for each in stored.values()} == {each.name: each.id for each in claims}
 
 
