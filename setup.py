@@ -21,6 +21,7 @@ KERNELS: dict[str, list[str]] = {
     "codec": ["codec.c"],
     "arrays": ["bulk.c", "codec.c"],
     "channel": ["codec.c"],
+    "hashing": ["hashing.c"],
     "segment": ["stats.c"],
     "shm": ["codec.c", "shm.c"],
 }
