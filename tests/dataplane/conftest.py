@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from topology import Node, clean
+from wires import World
 
 import contiv.vpp
 from contiv.linux.netns import Workers
@@ -58,3 +59,22 @@ async def vpp(node: Node) -> AsyncIterator[contiv.vpp.Vpp]:
     async with node.connect() as client:
         yield client
         await clean(client)
+
+
+@pytest.fixture(scope="module")
+def worlds(node: Node) -> list[World]:
+    """The world of a data plane: the first test of a module makes it, the others use it."""
+    return []
+
+
+@pytest.fixture
+async def world(node: Node, worlds: list[World]) -> AsyncIterator[World]:
+    """Two ends of cables, without access lists or sessions."""
+    async with node.connect() as client:
+        made = worlds[0] if worlds else World()
+        made.vpp = client
+        if not worlds:
+            await made.build(node)
+            worlds.append(made)
+        yield made
+        await made.clean()

@@ -64,7 +64,7 @@ class Ip6Nodes:
         if not buf[start + 7]:
             return self._error(packet, "ip6-input", "ip6 ttl <= 1", kind=TIME_EXCEEDED)
         if buf[start + 24] == 0xFF:  # another arc, ip6-multicast: access lists do not see it
-            return self.icmp.multicast if interface.ip6_enabled else self.not_enabled
+            return self._multicast
         for feature in interface.input_arc6:
             following = feature(packet)
             if following is not CONTINUE:
@@ -72,6 +72,15 @@ class Ip6Nodes:
         if buf[start + 24] == 0xFE and buf[start + 25] & 0xC0 == 0x80:
             return self.icmp.link_local
         return self.lookup
+
+    def _multicast(self, packet: Packet) -> Node | None:
+        """The arc ip6-multicast: groups are joined where IPv6 is on for itself, not where an address is borrowed."""
+        interface = packet.rx
+        if not interface.ip6_enabled:
+            return self.not_enabled
+        if not interface.ip6_explicit and not interface.addresses6:
+            return self._drop(packet, "ip6-input", "Multicast RPF check failed")
+        return self.icmp.multicast
 
     def not_enabled(self, packet: Packet) -> Node | None:
         """ip6-not-enabled: the feature of interfaces without any IPv6 configuration."""

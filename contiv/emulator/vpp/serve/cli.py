@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from contiv.emulator.vpp import adjacency as kinds
 from contiv.emulator.vpp import sources
+from contiv.emulator.vpp.serve.cli_acl import AclCli
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ class Cli:
             (("show", "vxlan", "tunnel"), self._tunnels),
             (("show", "errors"), self._errors),
             (("clear", "errors"), self._clear_errors),
+            *AclCli(machine).commands,
         )
 
     def answer(self, line: str) -> tuple[str, bool]:
