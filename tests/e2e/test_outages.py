@@ -1,0 +1,121 @@
+"""etcd away, emptied, or a node's disk lost: pods run on, come and go, and afterwards nobody shares an address."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from typing import Any
+
+import pytest
+
+from contiv.demo.api import Object
+from contiv.model import keys
+from tests.e2e.conftest import Build
+from tests.e2e.world import AGENT, World, address, eventually
+
+pytestmark = pytest.mark.root
+
+KSR_BACK_S = 30.0
+"""A KSR whose etcd is empty leads anew when its lease would have ended, and lists."""
+MIRROR = "state/mirror.db"
+
+
+async def ids(world: World) -> dict[str, int]:
+    """The node IDs as the agents run with them."""
+    status = [await world.rest_when_back(node.number, "status") for node in world.cluster.nodes]
+    return {each["node"]["name"]: each["node"]["id"] for each in status}
+
+
+async def agree(world: World, pods: list[Object]) -> bool:
+    """Whether etcd has exactly these pods' attachments, and no address twice."""
+    stored = {key: value for key, value in (await world.etcd(keys.VSWITCH)).items() if "/pods/" in key}
+    found = [thing for thing in pods for value in stored.values() if f'"{address(thing)}"'.encode() in value]
+    return len(found) == len(pods) == len(stored)
+
+
+async def restart_agent(world: World, number: int) -> Any:
+    """SIGKILL; the status of the next one, which init starts."""
+    before = world.agent_pid(number)
+    os.kill(before, signal.SIGKILL)
+
+    async def another() -> bool:
+        commands = world.children_of(number).items()
+        return any(AGENT in command and pid != before for pid, command in commands)
+
+    await eventually(another, "init starts another agent")
+    return await world.rest_when_back(number, "status")
+
+
+async def test_pods_come_and_go_while_etcd_is_away(build: Build) -> None:
+    async with build(2) as world:
+        stays = [await world.create_pod(f"stays-{number}", node=number) for number in (1, 2)]
+        await world.create_pod("goes", node=1)
+        server = world.cluster.etcd_server
+        await server.kill()
+        comes = [await world.create_pod(f"comes-{number}", node=number) for number in (1, 2)]
+        await world.kubectl("delete", "pod", "goes", "--wait=true")
+        await world.assert_mesh([*stays, *comes])
+        status = await world.rest(1, "status")
+        assert "not written yet" in status["problems"]["etcd"]
+
+        await restart_agent(world, 1)  # it knows its ID and its pods from the mirror
+        await world.assert_mesh([*stays, *comes])
+        comes.append(await world.create_pod("later", node=1))
+        await world.assert_mesh([*stays, *comes])
+
+        await server.start()
+        pods = [*stays, *comes]
+        await eventually(lambda: agree(world, pods), "etcd has the attachments", timeout_s=KSR_BACK_S)
+        await eventually(world.mirrors_kubernetes, "etcd equals the API server", timeout_s=KSR_BACK_S)
+        assert "etcd" not in (await world.rest(1, "status"))["problems"]
+        await world.assert_mesh(pods)
+
+
+async def test_an_emptied_etcd_costs_no_packet_and_no_two_nodes_share_a_subnet(build: Build) -> None:
+    async with build(2) as world:
+        pods = [await world.create_pod(f"pod-{number}-{node}", node=node) for node in (1, 2) for number in (1, 2)]
+        before = await ids(world)
+        pairs = [(pods[0], [pods[1], pods[2]]), (pods[3], [pods[1], pods[2]])]
+        async with world.steady_pings(pairs, period_s=0.02) as finish:
+            await world.cluster.etcd_server.wipe()
+            await eventually(world.mirrors_kubernetes, "KSR has filled etcd again", timeout_s=KSR_BACK_S)
+            await eventually(lambda: agree(world, pods), "etcd has the attachments", timeout_s=KSR_BACK_S)
+
+            async def claimed() -> bool:
+                return len(await world.etcd(keys.NODE_IDS)) == len(before)
+
+            await eventually(claimed, "the nodes have claimed their IDs", timeout_s=KSR_BACK_S)
+            steady = await finish()
+        assert sum(steady.lost.values()) == 0, steady
+        assert await ids(world) == before
+        later = [await world.create_pod(f"later-{node}", node=node) for node in (1, 2)]
+        assert len({address(thing) for thing in [*pods, *later]}) == len(pods) + len(later)
+        await world.assert_mesh([*pods, *later])
+
+
+async def test_a_node_whose_disk_is_lost_comes_up_from_etcd(build: Build) -> None:
+    async with build(2) as world:
+        pods = [await world.create_pod(f"pod-{number}", node=number) for number in (1, 2)]
+        before = await ids(world)
+        await asyncio.to_thread(shutil.rmtree, world.node(1).directory / "state")
+        await restart_agent(world, 1)
+        assert await ids(world) == before
+        await world.assert_mesh(pods)
+        pods.append(await world.create_pod("later", node=1))
+        await world.assert_mesh(pods)
+        assert (world.node(1).directory / MIRROR).exists()
+
+
+async def test_an_unreadable_mirror_is_set_aside_and_said(build: Build) -> None:
+    async with build(1) as world:
+        pods = [await world.create_pod(f"pod-{number}", node=1) for number in (1, 2)]
+        mirror = world.node(1).directory / MIRROR
+        os.kill(world.agent_pid(1), signal.SIGSTOP)
+        for part in mirror.parent.glob(f"{mirror.name}*"):  # with its write-ahead log
+            part.write_bytes(b"rubbish" * 1000)
+        status = await restart_agent(world, 1)
+        assert "unreadable" in status["problems"]["former mirror"]
+        assert list(mirror.parent.glob("mirror.db.unreadable-*"))
+        await world.assert_mesh(pods)
