@@ -10,7 +10,7 @@ descriptor of a key.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -22,7 +22,7 @@ V = TypeVar("V", bound=Struct)
 M = TypeVar("M")
 
 
-class Dependency(Struct, frozen=True):
+class Dependency(Struct, frozen=True, gc=False):
     """The value may exist only while ``key`` does, or while at least one key of ``any_of`` does.
 
     Alternatives must not themselves rest on the value: they would hold each other up when all else is gone.
@@ -55,6 +55,7 @@ class Descriptor(Protocol[V, M]):
     kind.
 
     ``retrieve_after`` names descriptors whose metadata ``retrieve`` reads, such as that of interfaces.
+    ``create_at_once`` is how many values one ``create_many`` may be given; 0 if the descriptor has none.
     Operations must tolerate a repetition: after an error the scheduler tries again without knowing how far it
     came.
     """
@@ -62,6 +63,7 @@ class Descriptor(Protocol[V, M]):
     name: str
     prefix: str
     retrieve_after: tuple[str, ...] = ()
+    create_at_once: int = 0
 
     def dependencies(self, key: str, value: V) -> Iterable[Dependency]:
         """What must exist before the value and outlive it. Pure. Default: nothing."""
@@ -91,6 +93,13 @@ class Descriptor(Protocol[V, M]):
     async def create(self, key: str, value: V) -> M:
         """Make the object; returns its metadata. Any exception is a failed operation."""
         ...
+
+    async def create_many(self, items: Sequence[tuple[str, V]]) -> Sequence[M | BaseException]:
+        """Make several objects that do not wait for one another; for each its metadata or why it failed.
+
+        An exception fails all of them. Called only for two or more, and only if ``create_at_once`` says so.
+        """
+        raise TypeError(f"{self.name} has no create_many: create_at_once has to be 0")
 
     async def update(self, key: str, old: V, new: V, metadata: M) -> M:
         """Change the object in place; returns its metadata from now on."""

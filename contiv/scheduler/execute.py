@@ -1,10 +1,10 @@
 """Carrying out operations: each starts as soon as those it waits for are over, many at once, within a bound.
 
 In come a plan's operations; out goes an ``Execution`` for each of them. A pipelining client sees independent
-operations in one go, and 100 pods do not wait for one another. Before each call the gate is checked against
-what really is: nothing is created before its dependencies, nothing deleted while something rests on it; so a
-failed operation stops exactly what needs it. Refuses to hide anything: what failed, was blocked or
-interrupted says so.
+operations in one go, and 100 pods do not wait for one another; creates of a descriptor that can make many at
+once are one call. Before each call the gate is checked against what really is: nothing is created before its
+dependencies, nothing deleted while something rests on it; so a failed operation stops exactly what needs it.
+Refuses to hide anything: what failed, was blocked or interrupted says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from contiv.errors import SchedulerError
-from contiv.scheduler.descriptor import Dependency
+from contiv.scheduler.descriptor import Dependency, Value
 from contiv.scheduler.errors import BlockedError, InterruptedOperationError, OperationError, PendingError
 from contiv.scheduler.graph import Graph
 from contiv.scheduler.metadata import Metadata
@@ -80,61 +80,106 @@ class Executor:
         ready = deque(index for index, count in enumerate(waiting) if not count)
         running = 0
 
-        async def work(index: int) -> None:
+        async def work(batch: Sequence[int]) -> None:
             nonlocal running
             try:
-                executions[index] = await self._execute(operations[index])
+                done = await self._execute([operations[index] for index in batch])
             except asyncio.CancelledError:
-                executions[index] = self._interrupted(operations[index])
+                executions.update((index, self._interrupted(operations[index])) for index in batch)
                 raise
+            executions.update(zip(batch, done, strict=True))
             running -= 1
-            for follower in followers[index]:
-                waiting[follower] -= 1
-                if not waiting[follower]:
-                    ready.append(follower)
+            for index in batch:
+                for follower in followers[index]:
+                    waiting[follower] -= 1
+                    if not waiting[follower]:
+                        ready.append(follower)
             start()
 
         def start() -> None:
             nonlocal running
+            together: dict[str, list[int]] = {}
             while ready and running < self._concurrency_max:
+                index = ready.popleft()
+                name, at_once = self._bulk(operations[index])
+                batch = together.setdefault(name, []) if at_once > 1 else []
+                batch.append(index)
+                if len(batch) >= at_once:
+                    running += 1
+                    group.create_task(work(batch))
+                    together.pop(name, None)
+            for batch in together.values():
                 running += 1
-                group.create_task(work(ready.popleft()))
+                group.create_task(work(batch))
 
         async with asyncio.TaskGroup() as group:
             start()
+
+    def _bulk(self, operation: Operation) -> tuple[str, int]:
+        """The descriptor's name, and with how many others of it the operation may go in one call."""
+        descriptor = self._registry.find(operation.key)
+        return descriptor.name, descriptor.create_at_once if operation.verb is Verb.CREATE else 1
 
     def _interrupted(self, operation: Operation) -> Execution:
         error = InterruptedOperationError(operation.key, operation.verb)
         return Execution(operation, Result.INTERRUPTED, error, self._clock(), self._clock())
 
-    async def _execute(self, operation: Operation) -> Execution:
-        """One operation from gate to result. Raises only when the transaction itself is cancelled."""
+    async def _execute(self, operations: Sequence[Operation]) -> list[Execution]:
+        """Operations from gate to result: one, or creates of one descriptor.
+
+        Raises only when the transaction itself is cancelled.
+        """
         started = self._clock()
-        closed = self._gate(operation)
-        if closed is not None:
-            self._dubious.add(operation.key)
-            return Execution(operation, Result.SKIPPED, closed, started, started)
-        error: OperationError | None = None
+        closed = [self._gate(operation) for operation in operations]
+        passed = [operation for operation, error in zip(operations, closed, strict=True) if error is None]
+        errors = iter(await self._attempt(passed)) if passed else iter(())
+        ended = self._clock()
+        executions = []
+        for operation, barrier in zip(operations, closed, strict=True):
+            error = barrier or next(errors)
+            if error is not None:
+                self._dubious.add(operation.key)
+            elif operation.verb is not Verb.DELETE:
+                self._dubious.discard(operation.key)
+            result = Result.SKIPPED if barrier else Result.FAILED if error else Result.DONE
+            executions.append(Execution(operation, result, error, started, started if barrier else ended))
+        return executions
+
+    async def _attempt(self, operations: Sequence[Operation]) -> Sequence[OperationError | None]:
+        """Call the descriptor; why each operation failed, None where it did not."""
+        text = ""
+        cause: BaseException
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._apply(operation)
-        except asyncio.CancelledError as cause:
+                if len(operations) == 1:
+                    await self._apply(operations[0])
+                    return (None,)
+                return await self._create_many(operations)
+        except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             # Nobody cancels us: the descriptor awaited a future that its connection gave up. That is a
             # failure.
-            error = OperationError(operation.key, operation.verb, cause, text="the data plane's client gave up")
-        except TimeoutError as cause:
-            text = str(cause) or f"no answer within {self._timeout_s:g} s"
-            error = OperationError(operation.key, operation.verb, cause, text=text)
-        except Exception as cause:  # whatever a descriptor raises is this key's failure and is reported as such
-            error = OperationError(operation.key, operation.verb, cause)
-        if error is not None:
-            self._dubious.add(operation.key)
-        elif operation.verb is not Verb.DELETE:
-            self._dubious.discard(operation.key)
-        return Execution(operation, Result.FAILED if error else Result.DONE, error, started, self._clock())
+            cause, text = error, "the data plane's client gave up"
+        except TimeoutError as error:
+            cause, text = error, str(error) or f"no answer within {self._timeout_s:g} s"
+        except Exception as error:  # whatever a descriptor raises is this key's failure and is reported as such
+            cause = error
+        return [OperationError(operation.key, operation.verb, cause, text=text) for operation in operations]
+
+    async def _create_many(self, operations: Sequence[Operation]) -> list[OperationError | None]:
+        descriptor = self._registry.find(operations[0].key)
+        results = await descriptor.create_many([(operation.key, operation.new) for operation in operations])
+        errors: list[OperationError | None] = []
+        for operation, result in zip(operations, results, strict=True):
+            if isinstance(result, BaseException):
+                errors.append(OperationError(operation.key, operation.verb, result))
+            else:
+                assert operation.new is not None
+                self._arrived(operation.key, operation.new, result)
+                errors.append(None)
+        return errors
 
     def _gate(self, operation: Operation) -> SchedulerError | None:
         key = operation.key
@@ -176,5 +221,8 @@ class Executor:
             metadata = await descriptor.create(key, new)
         else:
             metadata = await descriptor.update(key, old, new, self._metadata.get(key))
-        self._actual.put(key, new, self._registry.needs(key, new))
+        self._arrived(key, new, metadata)
+
+    def _arrived(self, key: str, value: Value, metadata: object) -> None:
+        self._actual.put(key, value, self._registry.needs(key, value))
         self._metadata.put(key, metadata)

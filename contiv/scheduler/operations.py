@@ -8,6 +8,7 @@ undoing.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
@@ -28,7 +29,7 @@ class Verb(StrEnum):
     CREATE = "create"
 
 
-class Operation(Struct, frozen=True):
+class Operation(Struct, frozen=True, gc=False):
     """One call of a descriptor. ``after`` are positions in the plan; ``old`` is None for create, ``new`` for
     delete."""
 
@@ -57,29 +58,31 @@ class Decisions(Struct):
 
 
 _Node = tuple[Verb, str]
+_Waits = defaultdict[_Node, set[_Node]]
 _VERBS = (Verb.DELETE, Verb.UPDATE, Verb.CREATE)
 _VERB_ORDER = {verb: position for position, verb in enumerate(_VERBS)}
 
 
 def order(decisions: Decisions) -> tuple[tuple[Operation, ...], tuple[str, ...]]:
     """All operations in order, and the keys of those that wait for one another in a circle (left out)."""
-    nodes: list[_Node] = [(Verb.DELETE, key) for key in decisions.removed]
-    nodes += [(Verb.UPDATE if key in decisions.updates else Verb.CREATE, key) for key in decisions.rank]
-    waits: dict[_Node, set[_Node]] = {node: set() for node in nodes}
+    waits: _Waits = defaultdict(set)
     late = _order_removals(decisions, waits)
     _order_arrivals(decisions, waits)
     _order_claims(decisions, waits, late)
-    waves = _waves(waits)
-    nodes = sorted(waves, key=lambda node: (waves[node], _VERB_ORDER[node[0]], node[1]))
-    position = {node: index for index, node in enumerate(nodes)}
-    operations = tuple(
-        _operation(decisions, node, wave=waves[node], after=tuple(sorted(position[n] for n in waits[node])))
-        for node in nodes
-    )
-    return operations, tuple(sorted({key for _, key in waits.keys() - waves.keys()}))
+    nodes: list[_Node] = [(Verb.DELETE, key) for key in decisions.removed]
+    nodes += [(Verb.UPDATE if key in decisions.updates else Verb.CREATE, key) for key in decisions.rank]
+    waves, stuck = _waves(waits)
+    placed = sorted((waves.get(node, 0), _VERB_ORDER[node[0]], node[1]) for node in nodes if node not in stuck)
+    position = {(_VERBS[verb], key): index for index, (_, verb, key) in enumerate(placed)} if waits else {}
+    operations = []
+    for wave, verb, key in placed:
+        before = waits.get((_VERBS[verb], key), ()) if waits else ()
+        after = tuple(sorted([position[node] for node in before])) if before else ()
+        operations.append(_operation(decisions, _VERBS[verb], key, wave=wave, after=after))
+    return tuple(operations), tuple(sorted({key for _, key in stuck}))
 
 
-def _order_removals(decisions: Decisions, waits: dict[_Node, set[_Node]]) -> set[str]:
+def _order_removals(decisions: Decisions, waits: _Waits) -> set[str]:
     """Dependents first. Returns the removed keys that wait, directly or not, for an update that moves off
     them."""
     late: list[str] = []
@@ -137,22 +140,33 @@ class _Depth:
         return not there or any(key in self._order or key not in self._decisions.removed for key in there)
 
 
-def _order_arrivals(decisions: Decisions, waits: dict[_Node, set[_Node]]) -> None:
+def _order_arrivals(decisions: Decisions, waits: _Waits) -> None:
     """Dependencies first; a key that is recreated goes before it comes."""
     for key, rank in decisions.rank.items():
-        node = (Verb.UPDATE if key in decisions.updates else Verb.CREATE, key)
         if key in decisions.removed:
-            waits[node].add((Verb.DELETE, key))
+            waits[_arrival(decisions, key)].add((Verb.DELETE, key))
         for need in decisions.desired.needs(key):
-            if any(k in decisions.actual and k not in decisions.removed and k not in decisions.rank for k in need.keys):
-                continue  # one that stays is enough
+            if _stays(decisions, need):
+                continue
             for target in need.keys:
                 # Alternatives that were ranked later may themselves wait for this one.
                 if decisions.rank.get(target, rank) < rank:
-                    waits[node].add((Verb.UPDATE if target in decisions.updates else Verb.CREATE, target))
+                    waits[_arrival(decisions, key)].add(_arrival(decisions, target))
 
 
-def _order_claims(decisions: Decisions, waits: dict[_Node, set[_Node]], late: Collection[str]) -> None:
+def _arrival(decisions: Decisions, key: str) -> _Node:
+    return (Verb.UPDATE if key in decisions.updates else Verb.CREATE, key)
+
+
+def _stays(decisions: Decisions, need: Dependency) -> bool:
+    """Whether one of the keys is there and is not touched: one is enough."""
+    for key in need.keys:
+        if key in decisions.actual.values and key not in decisions.removed and key not in decisions.rank:
+            return True
+    return False
+
+
+def _order_claims(decisions: Decisions, waits: _Waits, late: Collection[str]) -> None:
     """Exclusive resources are freed before they are taken. Deletes that wait for updates are left out: a
     circle."""
     freed: dict[str, list[str]] = {}
@@ -164,20 +178,20 @@ def _order_claims(decisions: Decisions, waits: dict[_Node, set[_Node]], late: Co
     if not freed:
         return
     for key in decisions.rank:
-        node = (Verb.UPDATE if key in decisions.updates else Verb.CREATE, key)
         for claim in decisions.registry.find(key).claims(key, decisions.desired.values[key]):
-            waits[node].update((Verb.DELETE, holder) for holder in freed.get(claim, ()))
+            for holder in freed.get(claim, ()):
+                waits[_arrival(decisions, key)].add((Verb.DELETE, holder))
 
 
-def _waves(waits: dict[_Node, set[_Node]]) -> dict[_Node, int]:
-    """The length of the longest chain before each node; nodes in a circle are missing."""
+def _waves(waits: _Waits) -> tuple[dict[_Node, int], set[_Node]]:
+    """The length of the longest chain before each node that waits, and the nodes that wait in a circle."""
     followers: dict[_Node, list[_Node]] = {}
     missing = {}
     for node, before in waits.items():
         missing[node] = len(before)
         for earlier in before:
             followers.setdefault(earlier, []).append(node)
-    ready = [(0, node) for node, count in missing.items() if not count]
+    ready = [(0, node) for node in followers if node not in missing]
     heapify(ready)
     waves: dict[_Node, int] = {}
     while ready:
@@ -188,15 +202,13 @@ def _waves(waits: dict[_Node, set[_Node]]) -> dict[_Node, int]:
             if not missing[follower]:
                 # Nodes leave the heap by wave, so the last one to be waited for has the longest chain.
                 heappush(ready, (wave + 1, follower))
-    return waves
+    return waves, missing.keys() - waves.keys()
 
 
-def _operation(decisions: Decisions, node: _Node, *, wave: int, after: tuple[int, ...]) -> Operation:
-    verb, key = node
+def _operation(decisions: Decisions, verb: Verb, key: str, *, wave: int, after: tuple[int, ...]) -> Operation:
     old = None if verb is Verb.CREATE else decisions.actual.values[key]
     new = None if verb is Verb.DELETE else decisions.desired.values[key]
-    reason = decisions.removed.get(key, "") if verb is Verb.DELETE or key in decisions.removed else ""
-    return Operation(key, verb, old, new, after=after, wave=wave, reason=reason)
+    return Operation(key, verb, old, new, after, wave, decisions.removed.get(key, ""))
 
 
 def reverse(

@@ -18,7 +18,7 @@ from contiv.scheduler.execute import Execution
 from contiv.scheduler.operations import Operation
 
 
-class OperationRecord(Struct, frozen=True, omit_defaults=True):
+class OperationRecord(Struct, frozen=True, omit_defaults=True, gc=False):
     """One planned operation and its result; ``start_s`` counts from the transaction's start."""
 
     key: str

@@ -29,6 +29,7 @@ class Registry:
                 raise SchedulerError(f"descriptor {descriptor.name} ({descriptor.prefix}) is registered twice")
             self._by_prefix[descriptor.prefix] = descriptor
             self._by_name[descriptor.name] = descriptor
+        self._depth = max((prefix.count("/") for prefix in self._by_prefix), default=0)
         self._check_retrieve_order()
 
     def _check_retrieve_order(self) -> None:
@@ -48,13 +49,16 @@ class Registry:
 
     def find(self, key: str) -> AnyDescriptor:
         """The key's descriptor; raises ``UnknownKeyError``."""
-        end = key.rfind("/")
-        while end >= 0:
-            descriptor = self._by_prefix.get(key[: end + 1])
-            if descriptor is not None:
-                return descriptor
-            end = key.rfind("/", 0, end)
-        raise UnknownKeyError(key)
+        found = None
+        end = -1
+        for _ in range(self._depth):  # no prefix has more slashes, however many the key has
+            end = key.find("/", end + 1)
+            if end < 0:
+                break
+            found = self._by_prefix.get(key[: end + 1], found)
+        if found is None:
+            raise UnknownKeyError(key)
+        return found
 
     def needs(self, key: str, value: Value) -> tuple[Dependency, ...]:
         """The dependencies that the key's descriptor declares for the value."""

@@ -186,9 +186,8 @@ class Scheduler:
     def _stage(self, changes: Mapping[str, Value | None]) -> _Staged:
         staged: _Staged = {}
         for key, value in changes.items():
-            needs = () if value is None else self._registry.needs(key, value)
-            staged[key] = None if value is None else (value, needs)
-            self._registry.find(key)
+            descriptor = self._registry.find(key)
+            staged[key] = None if value is None else (value, tuple(descriptor.dependencies(key, value)))
         return staged
 
     async def _transact(self, txn: Txn, staged: _Staged, *, retry: Collection[str]) -> Outcome:

@@ -8,7 +8,7 @@ before its dependencies, a delete under a dependent, a wrong old value or handle
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -38,6 +38,7 @@ class Southbound:
         self.handles: dict[str, int] = {}
         self.history: list[str] = []
         self.violations: list[str] = []
+        self.bulks: list[int] = []
         self.running = 0
         self.running_max = 0
         self.gates: dict[str, asyncio.Event] = {}
@@ -103,10 +104,13 @@ class Southbound:
 class FakeDescriptor(Descriptor[Item, int]):
     """One kind of object of a southbound."""
 
-    def __init__(self, southbound: Southbound, name: str, *, retrieve_after: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, southbound: Southbound, name: str, *, retrieve_after: tuple[str, ...] = (), at_once: int = 0
+    ) -> None:
         self.name = name
         self.prefix = f"{name}/"
         self.retrieve_after = retrieve_after
+        self.create_at_once = at_once
         self._southbound = southbound
 
     def dependencies(self, key: str, value: Item) -> Iterator[Dependency]:
@@ -140,6 +144,13 @@ class FakeDescriptor(Descriptor[Item, int]):
         south.history.append(f"create {key}")
         south.answer(f"create {key}")
         return south.handles[key]
+
+    async def create_many(self, items: Sequence[tuple[str, Item]]) -> list[int | BaseException]:
+        south = self._southbound
+        south.check(1 < len(items) <= self.create_at_once, f"{len(items)} creates at once")
+        await south.enter("create_many")
+        south.bulks.append(len(items))
+        return await asyncio.gather(*(self.create(key, value) for key, value in items), return_exceptions=True)
 
     async def update(self, key: str, old: Item, new: Item, metadata: int) -> int:
         south = self._southbound
@@ -214,11 +225,15 @@ def held(southbound: Southbound) -> dict[str, tuple[object, ...]]:
     return {key: essence(item) for key, item in southbound.objects.items()}
 
 
-def make_scheduler(southbound: Southbound, *, kinds: Iterable[str] = ("a", "b"), **options: object) -> Scheduler:
-    """A scheduler over a southbound; kind "b" retrieves after "a"."""
+def make_scheduler(
+    southbound: Southbound, *, kinds: Iterable[str] = ("a", "b"), at_once: int = 0, **options: object
+) -> Scheduler:
+    """A scheduler over a southbound; kind "b" retrieves after "a", and can create ``at_once`` values in one call."""
     names = list(kinds)
     descriptors = [
-        FakeDescriptor(southbound, name, retrieve_after=tuple(names[:1]) if index else ())
+        FakeDescriptor(
+            southbound, name, retrieve_after=tuple(names[:1]) if index else (), at_once=at_once if index else 0
+        )
         for index, name in enumerate(names)
     ]
     return Scheduler(descriptors, metadata=Metadata(), **options)  # type: ignore[arg-type]

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contiv.scheduler import Resync, Settings, Txn
-from tests.scheduler.southbound import Clock, Item, Southbound, attainable, essence, held, make_scheduler
+from tests.scheduler import southbound
+from tests.scheduler.southbound import Clock, Item, Southbound, attainable, essence, held
 
+# kind "a" is created one by one, kind "b" by threes
+make_scheduler = partial(southbound.make_scheduler, at_once=3)
 KEYS = [f"{kind}/{number}" for kind in "ab" for number in range(5)]
 quick = settings(max_examples=int(os.environ.get("CONTIV_EXAMPLES", "40")), deadline=None)
 

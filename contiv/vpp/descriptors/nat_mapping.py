@@ -52,6 +52,7 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
     name = "vpp/nat-mapping"
     prefix = model.NAT_MAPPING
     retrieve_after = (SETTINGS,)
+    create_at_once = 4096
 
     def __init__(self, api: Api) -> None:
         self._api = api
