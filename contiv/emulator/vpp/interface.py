@@ -110,7 +110,7 @@ class Interface:
         self.fib6: Fib
         self.ip4_enabled = 0
         self.ip6_enabled = 0
-        self.ip6_explicit = False
+        self.ip6_explicit = 0
         self.proxy_arp = False
         self.l2: BridgePort | None = None
         self.input_arc4: tuple[Node, ...] = ()
@@ -138,6 +138,11 @@ class Interface:
         self.mtu = list(mtu)
         self.mtu4 = self.mtu[MTU_IP4] or self.mtu[MTU_L3] or self.link_mtu
         self.mtu6 = self.mtu[MTU_IP6] or self.mtu[MTU_L3] or self.link_mtu
+
+    @property
+    def ip6_locks(self) -> int:
+        """For how many reasons the interface is on an IPv6 link: its addresses, and calls that said so (ip6_link.c)."""
+        return self.ip6_explicit + len(self.addresses6)
 
     def addresses(self, version: int) -> list[InterfaceAddress]:
         """The interface's own addresses of one family, in the order in which they came."""

@@ -78,7 +78,7 @@ class Ip6Nodes:
         interface = packet.rx
         if not interface.ip6_enabled:
             return self.not_enabled
-        if not interface.ip6_explicit and not interface.addresses6:
+        if not interface.ip6_locks:
             return self._drop(packet, "ip6-input", "Multicast RPF check failed")
         return self.icmp.multicast
 

@@ -175,6 +175,18 @@ class Machine:
         for version in (4, 6):
             self.family(version).invalidate()
 
+    def set_ip6(self, interface: Interface, *, on: bool) -> None:
+        """Switch IPv6 on or off without an address. Refusal IP6_NOT_ENABLED; VALUE_EXIST where it is on already, and
+        it then takes one more call to switch it off, as on VPP."""
+        locks = interface.ip6_locks
+        if not on and not locks:
+            raise Refusal("IP6_NOT_ENABLED")
+        change = 1 if on else -1
+        interface.ip6_explicit += change
+        self._enable(interface, 6, by=change)
+        if on and locks:
+            raise Refusal("VALUE_EXIST")
+
     # -- tables -----------------------------------------------------------------------------------------------------
 
     def fib(self, version: int, table_id: int) -> Fib:

@@ -94,6 +94,9 @@ class InterfaceHandlers:
         else:
             machine.remove_address(interface, version, InterfaceAddress(value, length))
 
+    def sw_interface_ip6_enable_disable(self, message: Any) -> None:
+        self._machine.set_ip6(self._machine.interface(message.sw_if_index), on=bool(message.enable))
+
     def ip_address_dump(self, message: Any) -> Iterable[Fields]:
         version = 6 if message.is_ipv6 else 4
         interface = self._machine.interfaces.get(message.sw_if_index)
