@@ -3,8 +3,8 @@
 In: ``cast.yaml`` and ``cases/*.yaml``. Out: ``CASES``; a ``Case`` gives the objects of a cluster as a user would write
 them (``manifests``), the same for the oracle (``cluster``), and its pins. A case names only what differs from the cast:
 ``policies`` (namespace/name: spec), ``relabel`` (all labels of a pod or namespace), ``pods`` (more pods, or others in
-the place of the cast's). ``by: etcd`` marks objects that the API server would refuse; ``packets`` gives the reason why a
-case is not played with packets.
+the place of the cast's). ``by: etcd`` marks objects that the API server would refuse; ``packets`` gives the reason why
+a case is not played with packets.
 
 A pin is a line ``FROM -> TO  TRAFFIC  yes|no``. Ends are names or patterns, with commas; ``*`` and ``x/*`` mean pods
 that run and are not on the host's network. A pattern never pairs a pod with itself. Traffic is ``*``, ``TCP``,
@@ -56,7 +56,7 @@ class Places:
 
     def fill(self, text: str) -> str:
         """``text`` with the places for ``${n1}`` and its like."""
-        known = {}
+        known: dict[str, str] = {}
         for number, node in enumerate(NODES, start=1):
             known |= {f"n{number}": self.pods[node], f"h{number}": self.hosts[node]}
             known |= {f"v{number}": self.pods_v6.get(node, "fd00")}
@@ -189,6 +189,7 @@ def _node(name: str, places: Places) -> Object:
 def _pod(key: str, entry: Object, places: Places, number: int) -> Object:
     namespace, _, name = key.partition("/")
     node = entry["node"]
+    ips: tuple[str, ...]
     if entry.get("hostNetwork"):
         ips = (places.hosts[node],)
     elif "ip" in entry:
