@@ -6,7 +6,8 @@ state ever goes back in time. Changes wait while a resync reads: one that overto
 snapshot. An object that cannot be decoded is logged with its key and skipped; the rest goes on.
 
 Whatever etcd tells goes to the mirror too. Without etcd the first snapshot is the mirror's; and what etcd has lost is
-kept until it is told again (``memory.py``).
+kept until it is told again (``memory.py``). A kind that KSR has once reflected completely stays so, also over a start
+from the mirror; the first time that all kinds are is a resync, for handlers that would rather know nothing than half.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from contiv.store.records import Change
 log = structlog.get_logger(__name__)
 
 RETRY_S: Final = 1.0
+PLURALS: Final = frozenset(kind.plural for kind in kube.KINDS)
 
 Push = Callable[[Event], Awaitable[object]]
 _attachments: Final = msgspec.json.Decoder(Attachment)
@@ -52,6 +54,10 @@ class Feed:
         self._turn = asyncio.Lock()
         self._read_at: dict[str, int] = {}
         """Per prefix the revision that the last resync read it at; empty: etcd has not been read."""
+        self._reflected: dict[str, bytes] = {}
+        """KSR's statuses by key, as resyncs read them."""
+        self._announced: set[str] = set()
+        """Plurals of kinds whose statuses came since."""
 
     async def start(self) -> None:
         """Push the first resync: etcd's state, or the mirror's when etcd cannot be read (StoreError when there is
@@ -78,6 +84,7 @@ class Feed:
             claims = await self._etcd.get_prefix(keys.NODE_IDS)
             own = await self._etcd.get_prefix(keys.vswitch(self._node))
             known = self._known if self._known.objects or self._known.claims else await self._remembered()
+            self._reflected |= statuses.values
             decoded = self._memory.objects(
                 _decoded(objects.values),
                 known=known.objects,
@@ -91,6 +98,7 @@ class Feed:
                 claims=self._memory.claims(parse_claims(claims.values), known=known.claims, objects=decoded),
                 attachments=_decoded_attachments(attachments),
                 reason=reason,
+                reflected=self._plurals(),
             )
             self._known.apply(event)
             self._read_at = {
@@ -113,6 +121,7 @@ class Feed:
             claims=known.claims,
             attachments=_decoded_attachments(attachments),
             reason="from the mirror: etcd does not answer",
+            reflected=self._plurals(),
         )
         self._known.apply(event)
         await self._push(event)
@@ -123,7 +132,11 @@ class Feed:
         state = ClusterState()
         state.objects = _decoded(await self._mirror.load(keys.K8S))
         state.claims = parse_claims(await self._mirror.load(keys.NODE_IDS))
+        self._reflected = await self._mirror.load(keys.KSR_STATUS) | self._reflected
         return state
+
+    def _plurals(self) -> frozenset[str]:
+        return frozenset(key.removeprefix(keys.KSR_STATUS) for key in self._reflected)
 
     async def _remember(self, event: ClusterResync, stored: Mapping[str, bytes]) -> None:
         """Make the mirror hold what the resync brought: in etcd's bytes where etcd has it."""
@@ -131,6 +144,7 @@ class Feed:
         claims = {keys.node_id(claim.id): msgspec.json.encode(claim) for claim in event.claims.values()}
         await self._mirror.replace(keys.K8S, objects)
         await self._mirror.replace(keys.NODE_IDS, claims)
+        await self._mirror.replace(keys.KSR_STATUS, self._reflected)
 
     async def _follow(self, prefix: str, convert: Callable[[Change], Event | None]) -> None:
         """Push the changes of ``prefix``; what a resync has read already is not played again over it."""
@@ -153,9 +167,13 @@ class Feed:
                 await self._push(event)
 
     def _completes(self, change: Change) -> bool:
-        """Whether KSR says that it has reflected a kind of which something is kept from before."""
+        """Whether KSR says that it has reflected a kind of which something is kept from before, or the last kind."""
         plural = change.key.removeprefix(keys.KSR_STATUS)
-        return change.value is not None and plural in self._memory.incomplete
+        if change.value is None or plural not in PLURALS:
+            return False
+        self._announced.add(plural)
+        last = plural not in self._plurals() and self._plurals() | self._announced >= PLURALS
+        return last or plural in self._memory.incomplete
 
     async def _read_again(self, reason: str) -> None:
         """A resync that waits for etcd."""

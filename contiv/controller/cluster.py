@@ -17,13 +17,17 @@ T = TypeVar("T")
 
 
 class ClusterResync(Event, frozen=True):
-    """All that etcd holds: Kubernetes objects and pod attachments by key, claims by node ID."""
+    """All that etcd holds: Kubernetes objects and pod attachments by key, claims by node ID.
+
+    ``reflected`` are the kinds, by plural, of which KSR has said that nothing is missing.
+    """
 
     kind: ClassVar[Kind] = Kind.FULL_RESYNC
     objects: Mapping[str, kube.KubeObject]
     claims: Mapping[int, NodeClaim]
     attachments: Mapping[str, Attachment]
     reason: str
+    reflected: frozenset[str] = frozenset()
 
     def describe(self) -> str:
         return f"{self.reason}: {len(self.objects)} objects, {len(self.claims)} nodes"
@@ -59,6 +63,7 @@ class ClusterState:
         self.objects: dict[str, kube.KubeObject] = {}
         self.claims: dict[int, NodeClaim] = {}
         self.attachments: dict[str, Attachment] = {}
+        self.reflected: frozenset[str] = frozenset()
 
     def apply(self, event: Event) -> None:
         """Take in what the event says."""
@@ -67,6 +72,7 @@ class ClusterState:
                 self.objects = dict(event.objects)
                 self.claims = dict(event.claims)
                 self.attachments = dict(event.attachments)
+                self.reflected = event.reflected
             case KubeChange(new=None):
                 self.objects.pop(event.key, None)
             case KubeChange(new=new) if new is not None:

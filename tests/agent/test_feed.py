@@ -317,3 +317,30 @@ async def test_a_node_that_the_mirror_does_not_know_cannot_start_without_etcd(tm
     ):
         with pytest.raises(StoreError):
             await feed.start()
+
+
+async def test_what_ksr_has_reflected_completely_is_told_at_once_and_over_a_start_from_the_mirror(
+    server: EmbeddedEtcd, etcd: Etcd, tmp_path: Path
+) -> None:
+    """Fail-closed handlers wait for it: it must neither come before the objects nor get lost with etcd."""
+    everything = frozenset(kind.plural for kind in kube.KINDS)
+    agent = Agent()
+    told = statuses()
+    last = keys.ksr_status("pods")
+    await etcd.write(dict([claim(1, "node1")]) | {key: value for key, value in told.items() if key != last})
+    async with following(etcd, agent, tmp_path):
+        assert agent.state.reflected == everything - {"pods"}
+        await etcd.write(dict([namespace("late")]))
+        await etcd.write({last: told[last]})
+        await agent.until(lambda: agent.resyncs == 2)
+        assert agent.state.reflected == everything
+        assert names(agent) == {"late"}
+        await etcd.write({last: told[last]})  # KSR starts over: nothing new
+        await etcd.write(dict([namespace("later")]))
+        await agent.until(lambda: "later" in names(agent))
+        assert agent.resyncs == 2
+    await server.kill()
+    again = Agent()
+    async with fed(etcd, again, tmp_path) as feed:
+        await feed.start()
+    assert again.state.reflected == everything
