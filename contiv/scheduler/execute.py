@@ -73,10 +73,10 @@ class Executor:
         """Execute all; ``executions`` fills by position in the order of completion, also when cancelled."""
         self._dubious = {operation.key for operation in operations if operation.verb is Verb.DELETE}
         waiting = [len(operation.after) for operation in operations]
-        followers: list[list[int]] = [[] for _ in operations]
+        followers: dict[int, list[int]] = {}
         for index, operation in enumerate(operations):
             for earlier in operation.after:
-                followers[earlier].append(index)
+                followers.setdefault(earlier, []).append(index)
         ready = deque(index for index, count in enumerate(waiting) if not count)
         running = 0
 
@@ -90,7 +90,7 @@ class Executor:
             executions.update(zip(batch, done, strict=True))
             running -= 1
             for index in batch:
-                for follower in followers[index]:
+                for follower in followers.get(index, ()):
                     waiting[follower] -= 1
                     if not waiting[follower]:
                         ready.append(follower)

@@ -29,6 +29,9 @@ class Registry:
                 raise SchedulerError(f"descriptor {descriptor.name} ({descriptor.prefix}) is registered twice")
             self._by_prefix[descriptor.prefix] = descriptor
             self._by_name[descriptor.name] = descriptor
+        self._recent: tuple[str, AnyDescriptor | None] = ("/", None)
+        # Prefixes that start others: whether a key is theirs takes a look at the others.
+        self._parents = {p for p in self._by_prefix for other in self._by_prefix if other != p and other.startswith(p)}
         self._depth = max((prefix.count("/") for prefix in self._by_prefix), default=0)
         self._check_retrieve_order()
 
@@ -49,6 +52,9 @@ class Registry:
 
     def find(self, key: str) -> AnyDescriptor:
         """The key's descriptor; raises ``UnknownKeyError``."""
+        prefix, recent = self._recent  # thousands of keys in a row are of one kind
+        if recent is not None and key.startswith(prefix):
+            return recent
         found = None
         end = -1
         for _ in range(self._depth):  # no prefix has more slashes, however many the key has
@@ -58,6 +64,8 @@ class Registry:
             found = self._by_prefix.get(key[: end + 1], found)
         if found is None:
             raise UnknownKeyError(key)
+        if found.prefix not in self._parents:
+            self._recent = found.prefix, found
         return found
 
     def needs(self, key: str, value: Value) -> tuple[Dependency, ...]:

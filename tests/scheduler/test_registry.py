@@ -20,6 +20,23 @@ def test_longest_prefix_owns_the_key():
     assert registry.find("vpp/routes/1").name == "vpp"
 
 
+def test_owner_of_a_key_does_not_depend_on_what_was_asked_before():
+    registry = Registry([descriptor(name) for name in ("vpp", "vpp/route", "vpp/route/special", "linux/veth")])
+    owners = {
+        "vpp/x": "vpp",
+        "vpp/route/1": "vpp/route",
+        "vpp/route/special/1": "vpp/route/special",
+        "linux/veth/1": "linux/veth",
+    }
+    for before in owners:
+        for key, owner in owners.items():
+            registry.find(before)
+            assert registry.find(key).name == owner
+    registry.find("vpp/route/special/1")
+    with pytest.raises(UnknownKeyError):
+        registry.find("vpq/route")
+
+
 @pytest.mark.parametrize("key", ["linux/veth/1", "vpp/interfaces", "vpp", ""])
 def test_key_without_owner_is_refused(key):
     with pytest.raises(UnknownKeyError, match="no descriptor"):
