@@ -19,18 +19,22 @@ from contiv.network.render_host import POD_GATEWAY, Desired
 DEFAULT_ROUTE: Final = Network(4, 0, 0)
 
 
-def render(pod: Attachment, node: NodeAddresses, *, tap: bool, mtu: int) -> Desired:
-    """All keys of one pod. ``tap`` says whether VPP makes the pod's interface or a veth pair does."""
+def render(pod: Attachment, node: NodeAddresses, *, tap: bool, mtu: int, policies: bool = False) -> Desired:
+    """All keys of one pod. ``tap`` says whether VPP makes the pod's interface or a veth pair does.
+
+    With ``policies`` neither end goes up before the interface's access lists stand: a slot may have its last pod's.
+    """
     name = pod.interface
     link = _tap(pod, mtu=mtu) if tap else _slot_in_pod(pod, node, mtu=mtu)
     neighbour = vpp.Neighbour(interface=name, address=pod.ip, mac=pod.pod_mac)
     route = vpp.Route(vrf=0, destination=pod.ip.host_network, gateway=pod.ip, interface=name)
     unnumbered = vpp.Unnumbered(interface=name, lender=POD_GATEWAY)
     ready = tuple(vpp.key_of(value) for value in (unnumbered, neighbour, route))
-    up = vpp.AdminUp(interface=name, requires=ready)
+    judged = (vpp.acl_interface_key(name),) if policies else ()
+    up = vpp.AdminUp(interface=name, requires=(*ready, *judged))
     desired = link | dict(vpp.entry(value) for value in (unnumbered, neighbour, route, up))
     link_key = vpp.interface_key(name) if tap else linux.macvlan_key(far_end_of(name))
-    desired[linux.interface_key(name)] = _pod_side(pod, node, mtu=mtu, link_key=link_key)
+    desired[linux.interface_key(name)] = _pod_side(pod, node, mtu=mtu, requires=(link_key, *judged))
     return desired
 
 
@@ -80,7 +84,7 @@ def _tap(pod: Attachment, *, mtu: int) -> Desired:
     )
 
 
-def _pod_side(pod: Attachment, node: NodeAddresses, *, mtu: int, link_key: str) -> linux.Interface:
+def _pod_side(pod: Attachment, node: NodeAddresses, *, mtu: int, requires: tuple[str, ...]) -> linux.Interface:
     gateway = node.pod_gateway
     return linux.Interface(
         logical=pod.interface,
@@ -94,5 +98,5 @@ def _pod_side(pod: Attachment, node: NodeAddresses, *, mtu: int, link_key: str) 
             linux.Route(destination=DEFAULT_ROUTE, gateway=gateway),
         ),
         neighbours=(linux.Neighbour(address=gateway, mac=pod.vpp_mac),),
-        requires=(link_key,),
+        requires=requires,
     )

@@ -31,13 +31,15 @@ Changes = Mapping[str, object | None]
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the configuration decides: pods on TAPs or veth pairs, how many of these ahead in the end, MTU, VNI, and
-    whether nodes talk through VXLAN."""
+    whether nodes talk through VXLAN. ``policies``: somebody decides about each pod's access lists; no pod speaks before.
+    """
 
     tap: bool
     prepared_target: int
     mtu: int
     vni: int
     transport: Transport = "vxlan"
+    policies: bool = False
 
 
 class PodRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,7 +231,8 @@ class NetworkState:
         )
 
     def _pod(self, attachment: Attachment) -> Desired:
-        return render_pod.render(attachment, self.node, tap=self.options.tap, mtu=self.options.mtu)
+        options = self.options
+        return render_pod.render(attachment, self.node, tap=options.tap, mtu=options.mtu, policies=options.policies)
 
     def _other(self, claim: NodeClaim) -> Desired:
         if self.uplink is None or not claim.uplink:
