@@ -18,6 +18,7 @@ from setuptools import Extension, setup
 
 # extension module -> the files of csrc/ that it is linked with
 KERNELS: dict[str, list[str]] = {
+    "acl": ["acl.c", "acl_match.c", "acl_set.c", "blake2b.c", "codec.c"],
     "codec": ["codec.c"],
     "arrays": ["bulk.c", "codec.c"],
     "channel": ["codec.c"],

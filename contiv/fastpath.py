@@ -6,6 +6,7 @@ Errors: ``SchemaError``, ``EncodeError``, ``DecodeError``, all ``contiv.errors.V
 """
 
 from contiv._fastpath import hashing
+from contiv._fastpath import acl
 from contiv._fastpath.bulk import Columns, Layout, Ragged
 from contiv._fastpath.codec import MACAddress, Program
 from contiv._fastpath.errors import CodecError, DecodeError, EncodeError, SchemaError

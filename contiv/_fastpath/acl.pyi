@@ -37,7 +37,7 @@ ICMP6: Final = 58
 SCTP: Final = 132
 FRAGMENT: Final = 1
 """Flag of a packet: a fragment that is not the first."""
-SHORT: Final = 2
+TRUNCATED: Final = 2
 """Flag of a packet: fewer than 8 bytes behind its IP headers."""
 RULE_DTYPE: Final[np.dtype[Any]]
 """``vl_api_acl_rule_t``: equal to ``schema.dtype("acl_rule")``."""
@@ -272,12 +272,12 @@ class Table:
         *,
         tcp_flags: int = 2,
         fragment: bool = False,
-        short: bool = False,
+        truncated: bool = False,
     ) -> Verdict:
         """What VPP's ACL plugin does with the packet, a table without a match being a drop.
 
         For ICMP the ports are type and code. Ports of protocols that VPP does not read count as 0. ``fragment``: not
-        the first one, so that address and protocol alone are looked at. ``short``: fewer than 8 bytes behind the IP
+        the first one, so that address and protocol alone are looked at. ``truncated``: fewer than 8 bytes behind the IP
         headers, where only rules of any protocol match. (plugins/acl/public_inlines.h, single_acl_match_5tuple)
         """
 
@@ -303,7 +303,7 @@ def evaluate_lists(
     *,
     tcp_flags: int = 2,
     fragment: bool = False,
-    short: bool = False,
+    truncated: bool = False,
 ) -> Verdict:
     """As ``Table.evaluate`` for one side of an interface: the first table with a match decides. No match is a drop; no
     table at all is an open interface: permitted, without table and line."""
