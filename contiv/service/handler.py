@@ -1,0 +1,151 @@
+"""The service capability's seat in the event loop: events to changes of ``ServiceState``, health checks after commits.
+
+Comes in: cluster resyncs, services, endpoint slices, the own Node object and ID, and whatever changes the pods attached
+here, which the handler sees in the live ``attachments``. Goes out: desired keys, and the faults of what changed to the
+log. Runs behind the network capability, which brings the attachments up to date, and before policies, which read
+``frontends``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from contiv.controller.cluster import ClusterState, KubeChange, NodeClaimChange
+from contiv.controller.event import ControllerError, Event
+from contiv.controller.handler import Commit, EventHandler
+from contiv.model import kube
+from contiv.model.node import Attachment
+from contiv.model.service import Frontend, FrontendKey
+from contiv.scheduler import Value
+from contiv.service.endpoints import Fault
+from contiv.service.frontends import NodeView
+from contiv.service.state import HealthCheck, ServiceState
+
+log = structlog.get_logger(__name__)
+
+Changes = Mapping[str, Value | None]
+
+
+class CompareInterfaces(Event, frozen=True):
+    """Pods came or went otherwise than by an event that was seen through: look at who is attached."""
+
+
+class HealthChecks(Protocol):
+    """Who answers load balancers."""
+
+    async def apply(self, checks: Mapping[int, HealthCheck]) -> None:
+        """Serve these and no others."""
+        ...
+
+
+class ServiceHandler(EventHandler[ClusterState]):
+    """Owns all keys of NAT, and the routes that refuse or drop what services do not serve."""
+
+    name = "service"
+
+    def __init__(
+        self,
+        state: ServiceState,
+        *,
+        view: Callable[[ClusterState], NodeView],
+        attachments: Mapping[str, Attachment],
+        health: HealthChecks,
+        push: Callable[[Event], None],
+    ) -> None:
+        """``view`` says what the node is now. ``attachments`` is read whenever pods may have come or gone."""
+        self.state = state
+        self._view = view
+        self._attachments = attachments
+        self._health = health
+        self._push = push
+        self._cluster = ClusterState()
+        self._faults: dict[str, frozenset[Fault]] = {}
+
+    @property
+    def frontends_version(self) -> int:
+        """Grows whenever ``frontends`` changes."""
+        return self.state.frontends_version
+
+    def frontends(self) -> Mapping[FrontendKey, Frontend]:
+        """The frontends that policies must know."""
+        return self.state.frontends()
+
+    def handles(self, event: Event) -> bool:
+        match event:
+            case KubeChange(old=old, new=new):
+                match new or old:
+                    case kube.Service() | kube.EndpointSlice():
+                        return True
+                    case kube.Node(name=name):
+                        return name == self.state.node.name
+                    case _:
+                        return False
+            case _:
+                return True
+
+    def resync(self, event: Event, state: ClusterState) -> Mapping[str, Value]:
+        self._cluster = state
+        desired = self.state.replace(
+            state.of_kind(kube.SERVICES).values(),
+            state.of_kind(kube.ENDPOINT_SLICES),
+            self._view(state),
+            node_object=self._node_object(),
+            interfaces=self._interfaces(),
+        )
+        return dict(desired)
+
+    def update(self, event: Event) -> Changes:
+        match event:
+            case KubeChange(old=old, new=new):
+                return self._kube_change(event.key, new or old, gone=new is None)
+            case NodeClaimChange():
+                return self._node_changed()
+            case _:
+                return dict(self.state.interfaces_changed(self._interfaces()))
+
+    def _kube_change(self, key: str, value: kube.KubeObject | None, *, gone: bool) -> Changes:
+        match value:
+            case kube.Service():
+                name = f"{value.namespace}/{value.name}"
+                return dict(self.state.service_changed(name, None if gone else value))
+            case kube.EndpointSlice():
+                return dict(self.state.slice_changed(key, None if gone else value))
+            case _:
+                return self._node_changed()
+
+    async def after_commit(self, commit: Commit) -> None:
+        await self._health.apply(self.state.health)
+        self._report()
+        if commit.reverted and self._differ():  # the network capability undid its part after this one
+            try:
+                self._push(CompareInterfaces())
+            except ControllerError as error:
+                log.info("event put off", event_name="CompareInterfaces", reason=str(error))
+
+    def _node_changed(self) -> Changes:
+        return dict(self.state.node_changed(self._view(self._cluster), self._node_object()))
+
+    def _node_object(self) -> kube.Node | None:
+        found = self._cluster.objects.get(kube.NODES.key(self.state.node.name))
+        return found if isinstance(found, kube.Node) else None
+
+    def _interfaces(self) -> frozenset[str]:
+        return frozenset(attachment.interface for attachment in self._attachments.values())
+
+    def _differ(self) -> bool:
+        return self._interfaces() != self.state.interfaces
+
+    def _report(self) -> None:
+        """Say what came to be wrong and what no longer is, of the services that changed."""
+        for name in sorted(self.state.touched):
+            before, after = self._faults.pop(name, frozenset()), self.state.faults_of(name)
+            for fault in sorted(after - before):
+                log.warning("service fault", object=fault.object, field=fault.field, reason=fault.reason)
+            for fault in sorted(before - after):
+                log.info("service fault is gone", object=fault.object, field=fault.field)
+            if after:
+                self._faults[name] = after
+        self.state.touched.clear()

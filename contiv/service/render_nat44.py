@@ -1,0 +1,147 @@
+"""Services as load-balancing mappings of VPP's NAT44-ED, and source NAT of what leaves the cluster. Pure.
+
+One VRF. Interfaces that clients or backends are behind are inside and outside at once; the uplink has the output
+feature, so that what leaves by it gets the node's address. Mappings are out2in-only: what a backend says of its own
+accord keeps its address.
+
+- A cluster IP, and what has the traffic policy Local: the backend sees the client, or the twice-NAT address where the
+  client is the backend itself (self-twice-NAT).
+- Node ports, external and load-balancer IPs with policy Cluster: the backend always sees the twice-NAT address, or
+  replies of a backend on another node would leave there, untranslated.
+- No endpoint anywhere: a cluster IP is covered by the service CIDR's route, which answers with ICMP unreachable.
+  Elsewhere the host refuses, on a port without listener.
+- Policy Local and no endpoint here: dropped, by a route for the address alone.
+
+NAT44-ED knows no ports of SCTP (nat44_ed_is_unk_proto in nat44_ed_inlines.h) and no IPv6: such claims are refused
+with a fault.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from contiv.fastpath import hashing
+from contiv.model import kube, vpp
+from contiv.model.ip import Address
+from contiv.model.service import Backend
+from contiv.service.endpoints import LOCAL, Choice, Slice
+from contiv.service.frontends import PROTOCOLS, VXLAN_PORT, Claim, Kind, NodeView
+from contiv.service.renderer import Answer, Options, Part, Serving, refusing, serving
+
+UDP: Final = PROTOCOLS["UDP"]
+SCTP: Final = PROTOCOLS["SCTP"]
+MAIN_VRF: Final = 0
+TCP_TRANSITORY_S: Final = 240
+ICMP_S: Final = 60
+"""VPP's own defaults (plugins/nat/lib/nat_inlines.h): connections that open or close, and echo requests."""
+_RECORD: Final = struct.Struct(">IHBI")
+
+
+class Nat44Renderer:
+    """``contiv.service.renderer.Renderer`` for NAT44-ED."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def unable(self, claim: Claim) -> str:
+        """NAT44-ED's limits."""
+        if claim.address.version != 4:
+            return f"{claim.address} is IPv6, which NAT44-ED cannot translate; set serviceRenderer: cnat"
+        if claim.protocol == SCTP:
+            return "NAT44-ED cannot tell SCTP ports apart; set serviceRenderer: cnat, or serve by TCP or UDP"
+        return ""
+
+    def node(self, node: NodeView) -> dict[str, vpp.Value]:
+        """NAT itself, the node's interfaces and addresses, and the answer for services without endpoints."""
+        options = self.options
+        values: list[vpp.Value] = [
+            vpp.NatSettings(
+                sessions=options.sessions,
+                udp_s=options.other_session_s,
+                tcp_established_s=options.tcp_session_s,
+                tcp_transitory_s=min(TCP_TRANSITORY_S, options.tcp_session_s),
+                icmp_s=min(ICMP_S, options.other_session_s),
+            ),
+            vpp.NatAddress(address=node.hidden, twice=True),
+            vpp.Route(vrf=MAIN_VRF, destination=node.services, reject=True),
+        ]
+        values += [vpp.NatInterface(interface=name, inside=True, outside=True) for name in node.interfaces]
+        if node.uplink is not None:
+            values.append(vpp.NatIdentity(address=node.uplink, protocol=UDP, port=VXLAN_PORT))
+            if node.snat_interface is not None:
+                values.append(vpp.NatAddress(address=node.uplink))
+                values.append(vpp.NatInterface(interface=node.snat_interface, output=True))
+        return dict(vpp.entry(value) for value in values)
+
+    def interface(self, name: str) -> tuple[str, vpp.Value]:
+        """A pod is client and backend."""
+        return vpp.entry(vpp.NatInterface(interface=name, inside=True, outside=True))
+
+    def service(
+        self, service: kube.Service, claims: Iterable[Claim], slices: Sequence[Slice], node: NodeView
+    ) -> dict[str, vpp.Value]:
+        """A mapping for each claim that serves or refuses, a route for each that drops."""
+        rendered: dict[str, vpp.Value] = {}
+        known: dict[tuple[int, bool], tuple[Serving, bytes]] = {}
+        affinity_s = service.session_affinity_timeout_s if service.session_affinity == "ClientIP" else 0
+        label = f"{service.namespace}/{service.name}"
+        for claim in claims:
+            # claims of one port differ in what the two traffic policies say, and in nothing else
+            kind = (claim.index, claim.kind == Kind.CLUSTER_IP)
+            if kind not in known:
+                answer = serving(service, claim, slices, node)
+                known[kind] = (answer, self._records(answer, node))
+            answer, records = known[kind]
+            if answer.answer is Answer.SERVE or (answer.answer is Answer.REFUSE and claim.kind != Kind.CLUSTER_IP):
+                address, port, protocol = claim.address, claim.port, claim.protocol
+                rendered[vpp.nat_mapping_key(address, port, protocol)] = vpp.NatMapping(
+                    address=address,
+                    port=port,
+                    protocol=protocol,
+                    backends=records,
+                    affinity_s=affinity_s if answer.answer is Answer.SERVE else 0,
+                    hide_client=answer.hide_client,
+                    label=label,
+                )
+            elif answer.answer is Answer.DROP and _drops(claim, node):
+                key, route = vpp.entry(vpp.Route(vrf=MAIN_VRF, destination=claim.address.host_network))
+                rendered[key] = route
+        return rendered
+
+    def backends(self, serving: Serving, node: NodeView) -> tuple[Backend, ...]:
+        """Where connections end; nowhere if they are refused."""
+        if serving.answer is not Answer.SERVE:
+            return ()
+        return tuple(_unpack(self._records(serving, node)))
+
+    def _records(self, answer: Serving, node: NodeView) -> bytes:
+        if answer.answer is Answer.DROP:
+            return b""
+        if answer.answer is Answer.REFUSE:
+            return self._pack((refusing(node),), (0, 0), node)
+        return self._pack(answer.parts, answer.choice, node)
+
+    def _pack(self, parts: tuple[Part, ...], choice: Choice, node: NodeView) -> bytes:
+        """As many as one mapping can take; of more, the node's consistent share."""
+        packed = hashing.pack_backends(
+            [(part.slice.addresses, part.slice.flags, part.port) for part in parts],
+            *choice,
+            heavy=LOCAL,
+            weight=self.options.local_weight,
+        )
+        if self.options.local_weight == 1 and len(packed) <= vpp.NAT_BACKENDS_MAX * vpp.NAT_LOCAL_SIZE:
+            return packed
+        return hashing.bound_backends(packed, hashing.fingerprint(node.name.encode()), vpp.NAT_BACKENDS_MAX)
+
+
+def _drops(claim: Claim, node: NodeView) -> bool:
+    """Whether a route can drop the claim's traffic: a node's own address has other uses, and VPP answers nothing on
+    a port of it that nobody has."""
+    return claim.kind not in (Kind.NODE_PORT, Kind.HEALTH_CHECK) and not node.belongs_to_nodes(claim.address)
+
+
+def _unpack(records: bytes) -> Iterator[Backend]:
+    for address, port, _, _ in _RECORD.iter_unpack(records):
+        yield Backend(Address(4, address), port)
