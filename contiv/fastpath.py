@@ -5,8 +5,7 @@ its bytes and back. ``contiv.vpp.connect`` is the asyncio client over it.
 Errors: ``SchemaError``, ``EncodeError``, ``DecodeError``, all ``contiv.errors.VppError``.
 """
 
-from contiv._fastpath import hashing
-from contiv._fastpath import acl
+from contiv._fastpath import acl, hashing
 from contiv._fastpath.bulk import Columns, Layout, Ragged
 from contiv._fastpath.codec import MACAddress, Program
 from contiv._fastpath.errors import CodecError, DecodeError, EncodeError, SchemaError
@@ -43,5 +42,6 @@ __all__ = [
     "VPPRuntimeError",
     "VPPValueError",
     "VppEnum",
+    "acl",
     "hashing",
 ]
