@@ -6,8 +6,11 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.c csrc/*.h 
 C_FILES := $(filter-out cni/contiv-cni,$(wildcard cni/*.c cni/*.h cni/*.proto cni/Makefile contiv/cni/*.proto))
 TESTS   ?= tests
 SECONDS ?= 60
+MINUTES ?= 10
+SEED    ?= 1
+DATAPLANE ?= emulator
 
-.PHONY: help install demo test test-slow lint bench fuzz sanitize generate clean
+.PHONY: help install demo test test-slow chaos lint bench fuzz sanitize generate clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +35,10 @@ test: install ## the whole suite; the data-plane part runs on the emulator and, 
 test-slow: install ## the long tests: scale, churn
 	@scripts/need-root test-slow
 	@$(PY) -m pytest -q -m slow $(TESTS) $(ARGS)
+
+chaos: install ## churn and faults on a demo cluster, then the invariants: MINUTES=10 SEED=1 DATAPLANE=emulator
+	@scripts/need-root chaos
+	@$(PY) -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --dataplane $(DATAPLANE)
 
 lint: install ## ruff, mypy strict, import contracts, warnings of C as errors
 	@.venv/bin/ruff check .
