@@ -109,6 +109,11 @@ class Config(_Section, frozen=True, kw_only=True):
     """How long a stolen NIC may be without a working vswitch before the kernel gets it back; new here."""
     nat_external_traffic: bool = True
     """What pods send out of the cluster leaves with the node's address."""
+    service_local_endpoint_weight: int = 1
+    """How many endpoints elsewhere one on the client's node counts for."""
+    tcp_nat_session_timeout: int = msgspec.field(default=180, name="tcpNATSessionTimeout")
+    other_nat_session_timeout: int = msgspec.field(default=5, name="otherNATSessionTimeout")
+    """Minutes after which translations of idle connections are forgotten."""
     mtu_size: int = 1450
     pod_interface: Literal["auto", "tap", "veth"] = "auto"
     prepared_interfaces: int = 110
@@ -232,6 +237,9 @@ def validate(config: Config) -> None:
     _check_range("mtuSize", config.mtu_size, MTU_MIN, MTU_MAX)
     _check_range("preparedInterfaces", config.prepared_interfaces, 0, 1000)
     _check_range("vxlanVni", config.vxlan_vni, 1, (1 << 24) - 1)
+    _check_range("serviceLocalEndpointWeight", config.service_local_endpoint_weight, 1, 254)
+    _check_range("tcpNATSessionTimeout", config.tcp_nat_session_timeout, 1, 7 * 24 * 60)
+    _check_range("otherNATSessionTimeout", config.other_nat_session_timeout, 1, 7 * 24 * 60)
     _check_range("vpp.buffersPerNuma", config.vpp.buffers_per_numa, 4096, 1 << 22)
     _check_range("vpp.workers", config.vpp.workers, 0, 64)
     if not STN_GRACE_MIN_S <= config.stn_grace_s <= STN_GRACE_MAX_S:

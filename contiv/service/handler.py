@@ -1,7 +1,7 @@
 """The service capability's seat in the event loop: events to changes of ``ServiceState``, health checks after commits.
 
 Comes in: cluster resyncs, services, endpoint slices, the own Node object and ID, and whatever changes the pods attached
-here, which the handler sees in the live ``attachments``. Goes out: desired keys, and the faults of what changed to the
+here, which the handler sees in ``attachments``. Goes out: desired keys, and the faults of what changed to the
 log. Runs behind the network capability, which brings the attachments up to date, and before policies, which read
 ``frontends``.
 """
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from contiv.controller.cluster import ClusterState, KubeChange, NodeClaimChange
+from contiv.controller.cluster import ClusterState, KubeChange
 from contiv.controller.event import ControllerError, Event
 from contiv.controller.handler import Commit, EventHandler
 from contiv.model import kube
@@ -26,7 +26,7 @@ from contiv.service.state import HealthCheck, ServiceState
 
 log = structlog.get_logger(__name__)
 
-Changes = Mapping[str, Value | None]
+Changes = dict[str, Value | None]
 
 
 class CompareInterfaces(Event, frozen=True):
@@ -50,12 +50,13 @@ class ServiceHandler(EventHandler[ClusterState]):
         self,
         state: ServiceState,
         *,
-        view: Callable[[ClusterState], NodeView],
-        attachments: Mapping[str, Attachment],
+        view: Callable[[], NodeView],
+        attachments: Callable[[], Mapping[str, Attachment]],
         health: HealthChecks,
         push: Callable[[Event], None],
     ) -> None:
-        """``view`` says what the node is now. ``attachments`` is read whenever pods may have come or gone."""
+        """``view`` says what the node is now, ``attachments`` who is attached; both are read at each event that may
+        have changed them."""
         self.state = state
         self._view = view
         self._attachments = attachments
@@ -88,31 +89,28 @@ class ServiceHandler(EventHandler[ClusterState]):
 
     def resync(self, event: Event, state: ClusterState) -> Mapping[str, Value]:
         self._cluster = state
-        desired = self.state.replace(
+        return self.state.replace(
             state.of_kind(kube.SERVICES).values(),
             state.of_kind(kube.ENDPOINT_SLICES),
-            self._view(state),
+            self._view(),
             node_object=self._node_object(),
             interfaces=self._interfaces(),
         )
-        return dict(desired)
 
     def update(self, event: Event) -> Changes:
         match event:
             case KubeChange(old=old, new=new):
                 return self._kube_change(event.key, new or old, gone=new is None)
-            case NodeClaimChange():
-                return self._node_changed()
             case _:
-                return dict(self.state.interfaces_changed(self._interfaces()))
+                return self._node_changed() | self.state.interfaces_changed(self._interfaces())
 
     def _kube_change(self, key: str, value: kube.KubeObject | None, *, gone: bool) -> Changes:
         match value:
             case kube.Service():
                 name = f"{value.namespace}/{value.name}"
-                return dict(self.state.service_changed(name, None if gone else value))
+                return self.state.service_changed(name, None if gone else value)
             case kube.EndpointSlice():
-                return dict(self.state.slice_changed(key, None if gone else value))
+                return self.state.slice_changed(key, None if gone else value)
             case _:
                 return self._node_changed()
 
@@ -126,14 +124,14 @@ class ServiceHandler(EventHandler[ClusterState]):
                 log.info("event put off", event_name="CompareInterfaces", reason=str(error))
 
     def _node_changed(self) -> Changes:
-        return dict(self.state.node_changed(self._view(self._cluster), self._node_object()))
+        return self.state.node_changed(self._view(), self._node_object())
 
     def _node_object(self) -> kube.Node | None:
         found = self._cluster.objects.get(kube.NODES.key(self.state.node.name))
         return found if isinstance(found, kube.Node) else None
 
     def _interfaces(self) -> frozenset[str]:
-        return frozenset(attachment.interface for attachment in self._attachments.values())
+        return frozenset(attachment.interface for attachment in self._attachments().values())
 
     def _differ(self) -> bool:
         return self._interfaces() != self.state.interfaces

@@ -30,7 +30,7 @@ from contiv.service.frontends import (
 )
 from contiv.service.renderer import Answer, Renderer, serving
 
-Changes = dict[str, vpp.Value | None]
+Changes = dict[str, msgspec.Struct | None]
 
 ROUTES: Final = vpp.ROUTE
 """The only keys that two services may share: the route that drops an external IP of both."""
@@ -87,7 +87,7 @@ class ServiceState:
         *,
         node_object: kube.Node | None,
         interfaces: Collection[str],
-    ) -> dict[str, vpp.Value]:
+    ) -> dict[str, msgspec.Struct]:
         """Take the cluster as it is instead of what was known; returns everything desired."""
         gone = set(self._entries)
         self._base, self._object = node, node_object
@@ -105,7 +105,7 @@ class ServiceState:
             name = f"{service.namespace}/{service.name}"
             self._entries[name] = self._enter(name, service)
             self._claim(name, self._entries[name].claims)
-        desired: dict[str, vpp.Value] = dict(self.renderer.node(self.node))
+        desired: dict[str, msgspec.Struct] = dict(self.renderer.node(self.node))
         desired |= dict(map(self.renderer.interface, self.interfaces))
         for name in self._entries:
             desired |= self._draw(name)

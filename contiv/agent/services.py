@@ -1,0 +1,114 @@
+"""Where the service capability meets the rest of an agent: what the node is to it, and what ``netctl services`` asks.
+
+In: the live ``NetworkState``, the configuration, a connection to VPP for the sessions. Out: ``NodeView`` values for
+``contiv.service``, and the route ``/contiv/v1/services`` with frontends, faults and, with ``?sessions``, what NAT44-ED
+translates at that moment. Sessions are read in bounded numbers: VPP stops forwarding while it lists them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from contiv.config import Config
+from contiv.errors import VppError
+from contiv.network.render_host import HOST_VPP
+from contiv.network.render_nic import UPLINK
+from contiv.network.state import NetworkState
+from contiv.service.frontends import NodeView
+from contiv.service.renderer import Options
+from contiv.service.state import ServiceState
+from contiv.vpp import Vpp
+
+SESSIONS_MAX: Final = 10_000
+MINUTE_S: Final = 60
+TWICE_NAT: Final = 0x01
+"""``vl_api_nat_config_flags_t`` (plugins/nat/lib/nat_types.api)."""
+PROTOCOLS: Final = {1: "ICMP", 6: "TCP", 17: "UDP"}
+
+
+def options_of(config: Config) -> Options:
+    """What the configuration decides about services."""
+    return Options(
+        local_weight=config.service_local_endpoint_weight,
+        tcp_session_s=config.tcp_nat_session_timeout * MINUTE_S,
+        other_session_s=config.other_nat_session_timeout * MINUTE_S,
+    )
+
+
+def node_view(network: NetworkState, *, nat_external: bool) -> NodeView:
+    """The node as services see it now: its uplink's address may come late and change."""
+    node, subnets = network.node, network.subnets
+    address = network.uplink.address if network.uplink is not None else None
+    uplink = address.address if address is not None else None
+    inner = tuple(name for name in (HOST_VPP, *network.node_interfaces) if name != UPLINK)
+    translated = network.uplink is not None and nat_external
+    if network.uplink is not None and not translated:
+        inner = (*inner, UPLINK)
+    own = (uplink, node.host_linux.address, node.host_vpp.address, node.vxlan.address)
+    return NodeView(
+        name=network.me.name,
+        uplink=uplink,
+        interfaces=inner,
+        snat_interface=UPLINK if translated else None,
+        own_addresses=tuple(each for each in own if each is not None),
+        host=node.host_linux.address,
+        hidden=node.nat_loopback,
+        pods=subnets.pods,
+        own_pods=node.pod_subnet,
+        hosts=subnets.hosts,
+        services=subnets.services,
+        vxlan=subnets.vxlan,
+        interconnect=subnets.interconnect,
+    )
+
+
+class ServiceViews:
+    """The handler of the route; reads what the agent and VPP hold at that moment."""
+
+    def __init__(self, state: ServiceState, vpp: Vpp) -> None:
+        self._state = state
+        self._vpp = vpp
+
+    def routes(self) -> list[web.RouteDef]:
+        """The one route."""
+        return [web.get("/contiv/v1/services", self.services)]
+
+    async def services(self, request: web.Request) -> web.Response:
+        """Frontends with their backends, faults, and with ``sessions`` in the query the live translations."""
+        told: dict[str, Any] = {"frontends": self._state.services(), "faults": self._state.faults()}
+        if "sessions" in request.query:
+            try:
+                told["sessions"] = await sessions(self._vpp)
+            except VppError as error:
+                raise web.HTTPServiceUnavailable(text=str(error)) from error
+        return web.Response(body=msgspec.json.encode(told), content_type="application/json")
+
+
+async def sessions(vpp: Vpp) -> list[dict[str, Any]]:
+    """The sessions of NAT44-ED, at most ``SESSIONS_MAX``: who speaks to whom by which frontend."""
+    found: list[dict[str, Any]] = []
+    for user in await vpp.dump("nat44_user"):
+        if len(found) >= SESSIONS_MAX:
+            break
+        who = {"ip_address": str(user.ip_address), "vrf_id": user.vrf_id}
+        found += [_session(each) for each in await vpp.dump("nat44_user_session_v3", **who)]
+    return found[:SESSIONS_MAX]
+
+
+def _session(entry: Any) -> dict[str, Any]:
+    hidden = bool(int(entry.flags) & TWICE_NAT)
+    seen = f"{entry.ext_host_nat_address}:{entry.ext_host_nat_port}" if hidden else ""
+    return {
+        "protocol": PROTOCOLS.get(entry.protocol, str(entry.protocol)),
+        "client": f"{entry.ext_host_address}:{entry.ext_host_port}",
+        "frontend": f"{entry.outside_ip_address}:{entry.outside_port}",
+        "backend": f"{entry.inside_ip_address}:{entry.inside_port}",
+        "seenAs": seen,
+        "idle": entry.time_since_last_heard,
+        "packets": entry.total_pkts,
+        "bytes": entry.total_bytes,
+        "timedOut": bool(entry.is_timed_out),
+    }
