@@ -166,20 +166,24 @@ class Pod:
         self.address = address
         self.mac = f"02:fe:00:01:00:{number:02x}"
         self.vpp_mac = f"02:fe:00:02:00:{number:02x}"
+        self.link = f"v{name}"
         self.netns = ""
         self.index = NO_INDEX
 
     async def attach(self, vpp: contiv.vpp.Vpp, gateway: int, gateway_address: str, *, mtu: int = 1450) -> None:
         """Wire it through ``gateway``, the loopback that lends its address."""
-        self.netns = await self.node.namespace(self.name)
-        link = f"v{self.name}"
-        await self.node.veth(link, peer="eth0", peer_netns=self.netns, peer_mac=self.mac, mtu=mtu)
-        self.index = await open_link(vpp, link, self.vpp_mac, mtu=mtu)
+        await self.lay(gateway_address, mtu=mtu)
+        self.index = await open_link(vpp, self.link, self.vpp_mac, mtu=mtu)
         await vpp.call(
             "sw_interface_set_unnumbered", is_add=True, sw_if_index=gateway, unnumbered_sw_if_index=self.index
         )
         await neighbour(vpp, self.index, self.address, self.mac)
         await route(vpp, f"{self.address}/32", path(self.index, self.address))
+
+    async def lay(self, gateway_address: str, *, mtu: int = 1450) -> None:
+        """Linux's part: the namespace, the veth pair, ``link`` being its end beside VPP, address and routes."""
+        self.netns = await self.node.namespace(self.name)
+        await self.node.veth(self.link, peer="eth0", peer_netns=self.netns, peer_mac=self.mac, mtu=mtu)
         via = Address.parse(gateway_address)
         wanted = Interface(
             self.name, "eth0", netns=self.netns, mtu=mtu, addresses=(Network.parse(f"{self.address}/32"),),

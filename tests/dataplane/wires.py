@@ -67,20 +67,24 @@ class End:
     async def join(self, vpp: contiv.vpp.Vpp, lender: int) -> None:
         """The data plane's side of the cable."""
         self.index = await open_link(vpp, f"v{self.name}", self.vpp_mac, gso=False)
+        await self._wire(vpp, lender, add=True)
+
+    async def leave(self, vpp: contiv.vpp.Vpp, lender: int) -> None:
+        """Delete the interface, as the agent does: what stands on it goes first. The cable stays."""
+        await self._wire(vpp, lender, add=False)
+        await vpp.call("af_packet_delete", host_if_name=f"v{self.name}")
+
+    async def _wire(self, vpp: contiv.vpp.Vpp, lender: int, *, add: bool) -> None:
         loan = {"sw_if_index": lender, "unnumbered_sw_if_index": self.index}
-        await vpp.call("sw_interface_set_unnumbered", is_add=True, **loan)
+        await vpp.call("sw_interface_set_unnumbered", is_add=add, **loan)
         for address, prefix in ((self.v4, f"{self.v4}/32"), (self.v6, f"{self.v6}/128")):
-            fields = {"sw_if_index": self.index, "flags": 1, "mac_address": self.mac, "ip_address": address}
-            await vpp.call("ip_neighbor_add_del", is_add=True, neighbor=fields)
             hop = path(self.index)
             hop["nh"] = {"address": {"ip6" if ":" in address else "ip4": address}}
             hop["proto"] = int(":" in address)
             route = {"table_id": 0, "prefix": prefix, "n_paths": 1, "paths": [hop]}
-            await vpp.call("ip_route_add_del", is_add=True, is_multipath=False, route=route)
-
-    async def leave(self, vpp: contiv.vpp.Vpp) -> None:
-        """Delete the interface; the cable stays."""
-        await vpp.call("af_packet_delete", host_if_name=f"v{self.name}")
+            await vpp.call("ip_route_add_del", is_add=add, is_multipath=False, route=route)
+            fields = {"sw_if_index": self.index, "flags": 1, "mac_address": self.mac, "ip_address": address}
+            await vpp.call("ip_neighbor_add_del", is_add=add, neighbor=fields)
 
     def send(self, packet: bytes) -> None:
         """Put a packet on the cable."""
