@@ -241,6 +241,9 @@ async def clean(vpp: contiv.vpp.Vpp) -> None:
     for table in await vpp.dump("ip_table"):
         if table.table.table_id:
             await vpp.call("ip_table_add_del_v2", is_add=False, table=table.table._asdict())
+    await vpp.call("acl_interface_set_acl_list", sw_if_index=0, count=0, n_input=0, acls=[])
+    for entry in await vpp.dump("acl", acl_index=NO_INDEX):
+        await vpp.call("acl_del", acl_index=entry.acl_index)
 
 
 async def until(check: Callable[[], Any], *, timeout_s: float = 3.0) -> Any:
