@@ -71,6 +71,19 @@ def init_command(config_path: str | None, node: str, log_level: str) -> None:
     execute(run(load(config_path), config_path=config_path, node=node), log_level=log_level)
 
 
+@contiv.command("stn")
+@click.option("--release", is_flag=True, help="give a stolen NIC back to the kernel and end, as an uninstallation does")
+@config_option
+@log_option
+def stn_command(release: bool, config_path: str | None, log_level: str) -> None:
+    """Lend this node's only NIC to the data plane, and take it back when that is gone."""
+    from contiv.config import load
+    from contiv.stn import main as stn
+
+    config = load(config_path)
+    execute(stn.release(config) if release else stn.run(config), log_level=log_level)
+
+
 @contiv.command("ksr")
 @click.option("--kubeconfig", default=None, help="default: KUBECONFIG, the pod's service account, ~/.kube/config")
 @click.option("--etcd", "etcd", multiple=True, help="endpoint of Contiv's etcd; default: from the configuration")
@@ -163,6 +176,11 @@ def agent() -> None:
 def ksr() -> None:
     """The console script ``contiv-ksr``."""
     guarded(ksr_command)
+
+
+def stn() -> None:
+    """The console script ``contiv-stn``."""
+    guarded(stn_command)
 
 
 def init() -> None:

@@ -11,3 +11,7 @@ class StnError(ContivError):
 
 class StnRefusal(StnError):
     """STN will not do it now: a NIC was given back moments ago, or another one is stolen."""
+
+
+class StnUnreachable(StnError):
+    """No daemon answers on the socket."""

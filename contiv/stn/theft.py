@@ -175,11 +175,24 @@ def _info(taken: Snapshot, routes: tuple[StolenRoute, ...], *, stolen: bool, pci
         stolen=stolen,
         mac=taken.mac,
         mtu=taken.mtu,
-        addresses=tuple(str(address) for address in addresses),
+        addresses=tuple(str(address) for address in _main_first(addresses, routes)),
         routes=routes,
         pci_address="" if pci is None else pci.address,
         kernel_driver="" if pci is None else pci.kernel_driver,
     )
+
+
+def _main_first(addresses: list[Network], routes: tuple[StolenRoute, ...]) -> list[Network]:
+    """IPv4 before IPv6, and in front the address beside the cheapest router: what others know the node by. The kernel
+    lists addresses by scope and age, which says nothing of that."""
+    ways = sorted((route.metric, route.gateway) for route in routes if route.gateway and ":" not in route.gateway)
+    router = Address.parse(ways[0][1]) if ways else None
+
+    def rank(address: Network) -> tuple[bool, bool, bool]:
+        beside = address.version == 4 and router is not None and router in address
+        return (not beside, address.version != 4, address.version == 4 and address.length == 32)
+
+    return sorted(addresses, key=rank)
 
 
 def _deafen(conversation: Conversation, record: Record) -> None:
