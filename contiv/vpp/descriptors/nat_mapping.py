@@ -65,6 +65,8 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
         return old == new or (old.backends == new.backends and not _differ(old, new))
 
     def must_recreate(self, key: str, old: model.NatMapping, new: model.NatMapping) -> bool:
+        if _problem(new):
+            return False  # the update refuses it, and what is there serves on
         return _differ(old, new) or steps(old.backends, new.backends, sticky=bool(new.affinity_s)) is None
 
     async def create(self, key: str, value: model.NatMapping) -> bytes:
@@ -91,8 +93,8 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
 
     async def update(self, key: str, old: model.NatMapping, new: model.NatMapping, metadata: bytes) -> bytes:
         problem = _problem(new)
-        way = steps(old.backends, new.backends, sticky=bool(new.affinity_s))
-        if problem or way is None:
+        way = None if problem else steps(old.backends, new.backends, sticky=bool(new.affinity_s))
+        if way is None:
             raise VppError(f"mapping of {new.address} port {new.port}: {problem or 'takes a recreate'}")
         anchor = metadata
         if not _stands(anchor, new.backends) and await self._many_workers():
@@ -112,9 +114,9 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
         await remove(self._api, "nat44_add_del_lb_static_mapping", is_add=False, local_num=0, locals=[], **fields)
 
     async def retrieve(self, wanted: Mapping[str, model.NatMapping]) -> Sequence[Actual[model.NatMapping, bytes]]:
-        self._workers = None
         if lacks(self._api, "nat44_lb_static_mapping_dump"):
             return ()
+        self._workers = await self._count_workers()
         return _decode(await self._api.dump_many("nat44_lb_static_mapping", timeout_s=DUMP_TIMEOUT_S))
 
     async def _add(self, items: Mapping[str, model.NatMapping]) -> dict[str, bytes | BaseException]:
@@ -138,9 +140,12 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
 
     async def _many_workers(self) -> bool:
         if self._workers is None:
-            threads = (await self._api.call("show_threads")).thread_data
-            self._workers = sum(thread.type == WORKER for thread in threads)
+            self._workers = await self._count_workers()
         return self._workers > 1
+
+    async def _count_workers(self) -> int:
+        threads = (await self._api.call("show_threads")).thread_data
+        return sum(thread.type == WORKER for thread in threads)
 
 
 _NEEDS: Final = (ON_NAT,)
