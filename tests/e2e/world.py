@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 import msgspec
@@ -67,6 +67,19 @@ class Steady(msgspec.Struct, frozen=True):
     sent: int
     late_s: float
     lost: dict[str, int]
+
+
+class Streams(msgspec.Struct, frozen=True):
+    """Numbers said over TCP, the longest that an answer took, segments sent again, and what went wrong by stream."""
+
+    said: int
+    slowest_s: float
+    retransmitted: int
+    broken: dict[str, str]
+    unanswered: dict[str, int]
+
+
+T = TypeVar("T")
 
 
 class World:
@@ -269,6 +282,25 @@ class World:
         return await probe.ping(self.cluster.workers, self.cluster.sandbox_netns(source), address(target), count=count)
 
     @asynccontextmanager
+    async def steady_streams(
+        self, pairs: list[tuple[Object, Object]], *, period_s: float
+    ) -> AsyncIterator[Callable[[], Awaitable[Streams]]]:
+        """One TCP connection for each pair, over which something is said and answered once a period.
+
+        The function given ends them and says what came of them.
+        """
+        streams = [
+            {
+                "source": self.cluster.sandbox_netns(source),
+                "target": self.cluster.sandbox_netns(target),
+                "address": address(target),
+            }
+            for source, target in pairs
+        ]
+        async with self._speaking("streams", {"period_s": period_s, "streams": streams}) as finish:
+            yield lambda: finish(Streams)
+
+    @asynccontextmanager
     async def steady_pings(
         self, pairs: list[tuple[Object, list[Object]]], *, period_s: float
     ) -> AsyncIterator[Callable[[], Awaitable[Steady]]]:
@@ -280,21 +312,24 @@ class World:
             {"netns": self.cluster.sandbox_netns(source), "targets": [address(target) for target in targets]}
             for source, targets in pairs
         ]
-        spec = self.cluster.rundir.path / "pings.json"
-        spec.write_bytes(msgspec.json.encode({"period_s": period_s, "sources": sources}))
+        async with self._speaking("pings", {"period_s": period_s, "sources": sources}) as finish:
+            yield lambda: finish(Steady)
+
+    @asynccontextmanager
+    async def _speaking(self, script: str, spec: object) -> AsyncIterator[Callable[[type[T]], Awaitable[T]]]:
+        """Run a script beside this file; the function given ends it and returns what it found."""
+        file = self.cluster.rundir.path / f"{script}.json"
+        file.write_bytes(msgspec.json.encode(spec))
         child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            str(Path(__file__).with_name("pings.py")),
-            str(spec),
+            *(sys.executable, "-I", str(Path(__file__).with_name(f"{script}.py")), str(file)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
 
-        async def finish() -> Steady:
+        async def finish(kind: type[T]) -> T:
             async with asyncio.timeout(WAIT_S):
                 output, _ = await child.communicate(b"")
-            return msgspec.json.decode(output, type=Steady)
+            return msgspec.json.decode(output, type=kind)
 
         try:
             assert child.stdout is not None
