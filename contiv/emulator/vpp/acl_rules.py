@@ -2,7 +2,8 @@
 
 In: ``vl_api_acl_rule_t`` records and the flow of a packet (``acl_flow.py``). Out: rules for the API, a ``Verdict`` for
 the packet. ``Chain`` is what one side of an interface evaluates: its lists one after the other, the first rule that
-fits decides, no rule denies. It remembers decisions by flow, so that only a flow's first packet walks the rules.
+fits decides, no rule denies. It remembers which rules there are between two addresses, so that only the first packet
+between them walks all rules.
 Follows plugins/acl: acl_add_list, single_acl_match_5tuple and single_rule_match_5tuple.
 """
 
@@ -18,16 +19,15 @@ from contiv.emulator.vpp.acl_flow import NONFIRST, TCP, VALID
 from contiv.emulator.vpp.refusal import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from contiv.emulator.vpp.acl_flow import Flow
+    from contiv.emulator.vpp.acl_flow import Addresses, Flow
 
 RULE: Final = struct.Struct(">BB16sBB16sBBHHHHBB")
 """One record: action, two prefixes of (family, address, length), protocol, two port ranges, TCP flags."""
 TAG_LENGTH: Final = 64
-DECISIONS_MAX: Final = 65_536
-"""Flows whose decision a chain remembers; then it starts anew."""
-_BITS: Final = {4: 32, 6: 128}
+PAIRS_MAX: Final = 65_536
+"""Pairs of addresses, by protocol, that a chain remembers; then it starts anew."""
 
 
 class Action(IntEnum):
@@ -82,8 +82,10 @@ class Verdict(NamedTuple):
 
 NO_RULE: Final = Verdict(Action.DENY, -1, -1)
 
-# destination mask, destination, source mask, source, protocol, ports (4), TCP mask, TCP value, verdict
-_Compiled = tuple[int, int, int, int, int, int, int, int, int, int, int, Verdict]
+# destination mask, destination, source mask, source, protocol, and what is left to compare
+_Compiled = tuple[int, int, int, int, int, "_Ports"]
+# protocol, source ports, destination ports, TCP mask, TCP value, verdict
+_Ports = tuple[int, int, int, int, int, int, int, Verdict]
 
 
 def read_rules(records: bytes | memoryview) -> tuple[Rule, ...]:
@@ -122,65 +124,55 @@ class Chain:
 
     def __init__(self, lists: Iterable[AccessList]) -> None:
         self._rules: dict[int, list[_Compiled]] = {4: [], 6: []}
-        flags = 0
         for access_list in lists:
             for number, rule in enumerate(access_list.rules):
                 self._rules[rule.version].append(_compile(rule, Verdict(rule.action, access_list.index, number)))
-                flags |= rule.tcp_mask
-        self._tcp_flags = flags
-        """Flags that some rule looks at: they are part of what a decision depends on."""
-        self._by_protocol: dict[tuple[int, int], tuple[_Compiled, ...]] = {}
-        self._decisions: dict[tuple[object, int, int, int, int], Verdict] = {}
+        self._known: dict[tuple[Addresses, int], tuple[_Ports, ...]] = {}
 
     def judge(self, version: int, flow: Flow) -> Verdict:
         """The first rule that fits ``flow``."""
         addresses, ports, protocol, tcp_flags, kind = flow
-        key = (addresses, ports, protocol, tcp_flags & self._tcp_flags, kind)
-        verdict = self._decisions.get(key)
-        if verdict is None:
-            if len(self._decisions) >= DECISIONS_MAX:
-                self._decisions.clear()
-            verdict = self._decisions[key] = self._walk(version, flow)
-        return verdict
-
-    def _walk(self, version: int, flow: Flow) -> Verdict:
-        addresses, ports, protocol, tcp_flags, kind = flow
-        if version == 4:
-            assert isinstance(addresses, int)
-            source, destination = addresses >> 32, addresses & 0xFFFFFFFF
-        else:
-            assert isinstance(addresses, bytes)
-            source, destination = int.from_bytes(addresses[:16], "big"), int.from_bytes(addresses[16:], "big")
         first, second = ports >> 16, ports & 0xFFFF
-        for rule in self._candidates(version, protocol):
-            to_mask, to, from_mask, frm, wanted, s_first, s_last, d_first, d_last, t_mask, t_value, verdict = rule
-            if destination & to_mask != to or source & from_mask != frm:
-                continue
+        for wanted, s_first, s_last, d_first, d_last, mask, value, verdict in self._between(
+            version, addresses, protocol
+        ):
             if not wanted or kind & NONFIRST:
                 return verdict  # a later fragment has no ports: the protocol alone decides (l4_match_nonfirst_fragment)
             if not kind & VALID or not s_first <= first <= s_last or not d_first <= second <= d_last:
                 continue
-            if kind & TCP and tcp_flags & t_mask != t_value:
-                continue
-            return verdict
+            if not kind & TCP or tcp_flags & mask == value:
+                return verdict
         return NO_RULE
 
-    def _candidates(self, version: int, protocol: int) -> tuple[_Compiled, ...]:
-        """The rules that a protocol's packets can fit."""
-        found = self._by_protocol.get((version, protocol))
+    def _between(self, version: int, addresses: Addresses, protocol: int) -> tuple[_Ports, ...]:
+        """The rules for a protocol between two addresses, up to the first that all its packets fit."""
+        found = self._known.get((addresses, protocol))
         if found is None:
-            found = tuple(rule for rule in self._rules[version] if rule[4] in {0, protocol})
-            self._by_protocol[version, protocol] = found
+            if len(self._known) >= PAIRS_MAX:
+                self._known.clear()
+            found = self._known[addresses, protocol] = tuple(self._walk(version, addresses, protocol))
         return found
+
+    def _walk(self, version: int, addresses: Addresses, protocol: int) -> Iterator[_Ports]:
+        source, destination = _pair(addresses)
+        for to_mask, to, from_mask, origin, wanted, ports in self._rules[version]:
+            if destination & to_mask == to and source & from_mask == origin and wanted in {0, protocol}:
+                yield ports
+                if not wanted:
+                    return
+
+
+def _pair(addresses: Addresses) -> tuple[int, int]:
+    if isinstance(addresses, int):
+        return addresses >> 32, addresses & 0xFFFFFFFF
+    return int.from_bytes(addresses[:16], "big"), int.from_bytes(addresses[16:], "big")
 
 
 def _compile(rule: Rule, verdict: Verdict) -> _Compiled:
-    bits = _BITS[rule.version]
-    return (
-        _mask(bits, rule.destination_length), rule.destination, _mask(bits, rule.source_length), rule.source,
-        rule.protocol, rule.source_first, rule.source_last, rule.destination_first, rule.destination_last,
-        rule.tcp_mask, rule.tcp_value, verdict,
-    )  # fmt: skip
+    bits = 128 if rule.version == 6 else 32
+    ports = (rule.protocol, *rule[7:], verdict)
+    to_mask, from_mask = _mask(bits, rule.destination_length), _mask(bits, rule.source_length)
+    return to_mask, rule.destination, from_mask, rule.source, rule.protocol, ports
 
 
 def _mask(bits: int, length: int) -> int:

@@ -109,7 +109,11 @@ class Ip4Nodes:
         packet.fib = interface.fib4
         if destination >> 28 == 0xE:
             return self._drop(packet, "ip4-input", "ip4 destination lookup miss")
-        for feature in interface.input_arc4:
+        return self.input_features if interface.input_arc4 else self.lookup
+
+    def input_features(self, packet: Packet) -> Node | None:
+        """The ip4-unicast arc of the receiving interface."""
+        for feature in packet.rx.input_arc4:
             following = feature(packet)
             if following is not CONTINUE:
                 return following
@@ -163,13 +167,21 @@ class Ip4Nodes:
         if size > interface.mtu4 and gso.layer3_size(packet) > interface.mtu4:
             return self._too_big(packet, interface.mtu4)
         packet.tx = interface
-        for feature in interface.output_arc4:
+        if interface.output_arc4:
+            return self.output_features
+        start -= ETHERNET_LENGTH
+        buf[start : start + ETHERNET_LENGTH] = adjacency.rewrite
+        packet.start = start
+        return self._interface_output
+
+    def output_features(self, packet: Packet) -> Node | None:
+        """The ip4-output arc of the sending interface, then its link header."""
+        for feature in packet.tx.output_arc4:
             following = feature(packet)
             if following is not CONTINUE:
                 return following
-            start = packet.start
-        start -= ETHERNET_LENGTH
-        buf[start : start + ETHERNET_LENGTH] = adjacency.rewrite
+        start = packet.start - ETHERNET_LENGTH
+        packet.buf[start : packet.start] = packet.adjacency.rewrite
         packet.start = start
         return self._interface_output
 

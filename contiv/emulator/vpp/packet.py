@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contiv.emulator.vpp.adjacency import Adjacency
     from contiv.emulator.vpp.fib import Fib
     from contiv.emulator.vpp.interface import Interface
+    from contiv.emulator.vpp.shallow import Layer4
 
 HEADROOM: Final = 192
 """Room before a received frame: virtio-net header, and outer Ethernet, IPv6, UDP and VXLAN (80) twice over."""
@@ -50,7 +51,8 @@ class Packet:
 
     __slots__ = (
         "adjacency", "buf", "csum_offset", "csum_start", "end", "fib", "flow_hash", "gso_size", "gso_type",
-        "hdr_end", "icmp_code", "icmp_data", "icmp_type", "local", "loops", "rx", "shg", "start", "tx", "view",
+        "hdr_end", "icmp_code", "icmp_data", "icmp_type", "local", "loops", "rx", "shallow", "shg", "start", "tx",
+        "view",
     )  # fmt: skip
 
     buf: bytearray
@@ -79,6 +81,7 @@ class Packet:
         self.shg = 0
         self.flow_hash = 0
         self.local = False
+        self.shallow: Layer4 | None = None
 
     def __len__(self) -> int:
         return self.end - self.start

@@ -30,6 +30,7 @@ CLI: Final = Source(0x81, 9, "CLI")
 ADJACENCY: Final = Source(0xD0, 15, "adjacency")
 RECURSION: Final = Source(0xFB, 18, "recursive-resolution")
 DEFAULT_ROUTE: Final = Source(0xFD, 20, "default-route")
+NAT_LOW: Final = Source(0xD0, 24, "nat-low")
 
 _BUILTIN: Final = (
     INVALID,
@@ -54,6 +55,10 @@ _BUILTIN: Final = (
     Source(0xFC, 19, "urpf-exempt"),
     DEFAULT_ROUTE,
     Source(0xFE, 21, "interpose"),
+    Source(0x10, 22, "path-mtu"),
+    Source(0x02, 23, "cnat"),
+    NAT_LOW,
+    Source(0x10, 25, "nat-hi"),
 )
 
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contiv.emulator.vpp.handlers import collect
+from contiv.emulator.vpp.handlers.acl import AclHandlers
 from contiv.emulator.vpp.handlers.devices import DeviceHandlers
 from contiv.emulator.vpp.handlers.interfaces import InterfaceHandlers
 from contiv.emulator.vpp.handlers.ip import IpHandlers
@@ -40,6 +41,7 @@ class Setting:
             InterfaceHandlers(machine, devices.hosts),
             IpHandlers(machine),
             L2Handlers(machine),
+            AclHandlers(machine),
         )
         handlers = collect(parts, SCHEMA.messages)
         self.handlers = {name: handler for name, handler in handlers.items() if name not in TOUCHES_THE_KERNEL}
@@ -78,9 +80,11 @@ def test_fixed_numbers_are_vpps(setting: Setting) -> None:
 
 
 def test_request_without_a_handler_is_unimplemented(setting: Setting) -> None:
-    data = SCHEMA.encode("acl_del", msg_id=setting.server.ids["acl_del"], context=7, acl_index=1)
+    name = "macip_acl_del"
+    assert name not in setting.handlers
+    data = SCHEMA.encode(name, msg_id=setting.server.ids[name], context=7, acl_index=1)
     answer = setting.send(data)
-    assert SCHEMA.decode("acl_del_reply", answer[16:]).retval == -9
+    assert SCHEMA.decode(f"{name}_reply", answer[16:]).retval == -9
 
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
