@@ -82,7 +82,8 @@ class VppConfig(_Section, frozen=True, kw_only=True):
     """Where VPP is and how much of the machine it takes.
 
     ``main_heap_size`` in VPP's own notation (``512M``); ``buffers_per_numa`` packet buffers of about 2.5 kB each;
-    ``hugepages`` false makes VPP run on pages of 4 kB; ``workers`` threads beside the main one.
+    ``hugepages`` false makes VPP run on pages of 4 kB; ``workers`` threads beside the main one. ``nic_driver`` is the
+    driver that a stolen NIC on PCI is passed to, for DPDK; empty leaves it with the kernel, VPP opens it by af_packet.
     """
 
     dataplane: Literal["auto", "vpp", "emulator"] = "auto"
@@ -92,6 +93,7 @@ class VppConfig(_Section, frozen=True, kw_only=True):
     buffers_per_numa: int = 16384
     hugepages: bool = False
     workers: int = 0
+    nic_driver: Literal["", "vfio-pci", "uio_pci_generic"] = ""
 
 
 class Config(_Section, frozen=True, kw_only=True):

@@ -19,31 +19,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from contiv import __version__, metrics
+from contiv.agent import nics
 from contiv.agent.cni import Handler
+from contiv.agent.custody import Custody
 from contiv.agent.feed import Feed
+from contiv.agent.leases import Leases
 from contiv.agent.metrics import AgentMetrics
 from contiv.agent.persistence import Persistence
 from contiv.agent.rest import Views
 from contiv.agent.status import publish
 from contiv.cni import server as cni_server
-from contiv.config import VXLAN_OVERHEAD, Config
+from contiv.config import Config
 from contiv.controller import Controller, Event, FullResync
 from contiv.controller.cluster import ClusterState
 from contiv.credentials import credentials
-from contiv.errors import ConfigError, NetworkError, VppError
-from contiv.linux import links
+from contiv.errors import NetworkError, VppError
 from contiv.linux.descriptors import linux_descriptors
-from contiv.linux.netlink import Conversation
-from contiv.linux.netns import OWN, Workers
-from contiv.model.ip import Address, Network
+from contiv.linux.netns import Workers
+from contiv.model.ip import Network
 from contiv.model.node import NodeClaim, NodeStatus
 from contiv.network.handler import NetworkHandler
 from contiv.network.ipam import ClusterSubnets
 from contiv.network.naming import POD_NAME_PREFIX
-from contiv.network.render_nic import Uplink
 from contiv.network.state import NetworkState, Options
 from contiv.scheduler import Scheduler
 from contiv.store.client import Etcd
@@ -98,13 +99,13 @@ async def _start(
         await Etcd.connect(config.etcd.endpoints, **credentials(config.etcd), timeout_s=ETCD_TIMEOUT_S, wait=False)
     )
     subnets = ClusterSubnets.of(config)
-    persistence = Persistence(etcd, mirror, config, subnets, node=node, on_moved=on_moved)
-    me = await _claim(persistence)
     workers = Workers()
     stack.callback(workers.close)
-    uplink = await _uplink(config, node, me, workers)
+    chosen = await nics.choose(config, node, workers)
+    persistence = Persistence(etcd, mirror, subnets, node=node, uplink=chosen.claimed(), on_moved=on_moved)
+    me = await _claim(persistence)
     vpp = await _connect_vpp(stack, Sockets(run_dir=config.vpp.run_dir).api)
-    agent = _Agent(config, subnets, me, uplink, vpp, workers, persistence, mirror)
+    agent = _Agent(config, subnets, me, chosen, vpp, workers, persistence, mirror)
     await agent.adopt_prepared()
     return agent, etcd
 
@@ -144,7 +145,7 @@ class _Agent:
         config: Config,
         subnets: ClusterSubnets,
         me: NodeClaim,
-        uplink: Uplink | None,
+        chosen: nics.Chosen,
         vpp: Vpp,
         workers: Workers,
         persistence: Persistence,
@@ -164,8 +165,12 @@ class _Agent:
             prepared_target=config.prepared_interfaces,
             mtu=config.mtu_size,
             vni=config.vxlan_vni,
+            transport=config.node_to_node_transport,
         )
-        self.network = NetworkState(subnets, me, uplink, options)
+        uplink = chosen.uplink
+        if uplink is not None and uplink.address is None and me.uplink:
+            uplink = msgspec.structs.replace(uplink, address=Network.parse(me.uplink, strict=False))
+        self.network = NetworkState(subnets, me, uplink, options, nics=chosen.others)
         self.interfaces = Interfaces()
         self.source = FibSource(vpp)
         self.scheduler = Scheduler([*descriptors(vpp, self.interfaces, self.source), *linux_descriptors(workers)])
@@ -174,6 +179,8 @@ class _Agent:
         self.controller: Controller[ClusterState] = Controller(
             self.scheduler, [handler], state=ClusterState(), metrics=self.metrics
         )
+        self.custody = Custody(config, chosen.stolen, vpp, self.scheduler, self.network) if chosen.stolen else None
+        self.leases = Leases(vpp, self.interfaces, self.network)
         self.health.add_liveness("controller", self.controller.problem)
         self.health.add_readiness("first resync", self._unready)
 
@@ -198,19 +205,25 @@ class _Agent:
         handler = Handler(self.controller.call, self.network, self._unready)
         async with AsyncExitStack() as stack:
             group = await stack.enter_async_context(asyncio.TaskGroup())
-            loop = group.create_task(self.controller.run(), name="controller")
             await feed.start()
+            if self.custody is not None:  # not before: what was just read may have come in by that NIC
+                await self.custody.steal()
+            loop = group.create_task(self.controller.run(), name="controller")
             background = [
                 group.create_task(feed.follow(), name="feed"),
                 group.create_task(self.persistence.settle(), name="persistence"),
                 group.create_task(self._follow_vpp(), name="vpp"),
+                group.create_task(self.leases.follow(self._push), name="leases"),
             ]
+            if self.custody is not None:
+                background.append(group.create_task(self.custody.keep(), name="custody"))
             if await _sooner(self.controller.wait_synced(), stop.wait()):
                 rest = await self._serve_rest(stack)
                 await stack.enter_async_context(
                     cni_server.serve(handler, socket=run_dir / "cni.sock", observe=self.metrics.cni_call)
                 )
-                background.append(group.create_task(publish(etcd, self._status(rest)), name="status"))
+                status = publish(etcd, lambda: self._status(rest), changed=self.leases.changed)
+                background.append(group.create_task(status, name="status"))
                 log.info("agent ready", node=self.me.name, id=self.me.id, dataplane=self.vpp.version)
                 await stop.wait()
             log.info("stopping")
@@ -238,6 +251,8 @@ class _Agent:
             self.source.forget()
             self.interfaces.replace({})
             await self.vpp.wait_connected()
+            if self.custody is not None:
+                await self.custody.steal()
             self._generation = self.vpp.generation
             log.info("VPP is back", version=self.vpp.version)
             # the first resync brings what the cluster is; nothing may overtake it
@@ -273,7 +288,7 @@ class _Agent:
             pod_cluster_subnet=str(self.network.subnets.pods),
             host_subnet=str(node.host_subnet),
             host_address=str(node.host_linux.address),
-            uplink=self.me.uplink,
+            uplink=self.network.me.uplink,
             vxlan=str(node.vxlan),
         )
 
@@ -287,35 +302,3 @@ async def _sooner(wanted: Coroutine[Any, Any, object], otherwise: Coroutine[Any,
     finally:
         for task in tasks:
             task.cancel()
-
-
-async def _uplink(config: Config, node: str, me: NodeClaim, workers: Workers) -> Uplink | None:
-    """The node's NIC as the configuration names it; its MAC address is the kernel's, so that filters let it pass."""
-    section = config.node(node)
-    name = section.main_vpp_interface.interface_name
-    if not name:
-        return None
-    link = await workers.inside(OWN, lambda: _find_link(name))
-    if link is None:
-        raise ConfigError(
-            "nodeConfig.mainVPPInterface.interfaceName", name, "there is no such link", remedy="name a kernel link"
-        )
-    if config.mtu_size + VXLAN_OVERHEAD > link.mtu:
-        raise ConfigError(
-            "mtuSize",
-            config.mtu_size,
-            f"with {VXLAN_OVERHEAD} bytes of VXLAN around it does not fit into {name}'s MTU of {link.mtu}",
-            remedy=f"choose at most {link.mtu - VXLAN_OVERHEAD}, or raise the link's MTU",
-        )
-    return Uplink(
-        host_if=name,
-        mac=link.mac,
-        address=Network.parse(me.uplink, strict=False),
-        gateway=Address.parse(section.gateway) if section.gateway else None,
-        mtu=link.mtu,
-    )
-
-
-def _find_link(name: str) -> links.Link | None:
-    with Conversation() as conversation:
-        return links.find(conversation, name)

@@ -13,7 +13,6 @@ from typing import Final
 
 import structlog
 
-from contiv.config import Config
 from contiv.errors import StoreError
 from contiv.model import keys
 from contiv.model.node import NodeClaim
@@ -41,17 +40,18 @@ class Persistence:
         self,
         etcd: Etcd,
         mirror: LocalMirror,
-        config: Config,
         subnets: ClusterSubnets,
         *,
         node: str,
+        uplink: str | None = None,
         on_moved: Callable[[], None],
     ) -> None:
-        """``on_moved`` is called when the node got another ID than it runs with."""
+        """``uplink`` is the address that the claim shows, "" one that a DHCP server has yet to lease, None the one
+        that follows from the ID. ``on_moved`` is called when the node got another ID than it runs with."""
         self.moved: str = ""
         self._etcd = etcd
         self._mirror = mirror
-        self._config = config
+        self._uplink = uplink
         self._subnets = subnets
         self._node = node
         self._on_moved = on_moved
@@ -173,13 +173,20 @@ class Persistence:
         """Give up another node's claim."""
         return await release_node_id(self._etcd, claim)
 
+    async def readdress(self, uplink: str) -> object:
+        """Show another address in the node's claim; empty for none."""
+        self._uplink = uplink
+        return await self.reclaim()
+
     async def reclaim(self) -> NodeClaim:
         """This node's claim, made or found."""
-        configured = self._config.node(self._node).main_vpp_interface.ip
+        if self._uplink == "" and not self._id and self._remembered is not None:
+            self._uplink = self._remembered.uplink  # until VPP says otherwise: others keep their tunnels meanwhile
+        uplink = self._uplink
         claim = await claim_node_id(
             self._etcd,
             self._node,
-            uplink_of=lambda number: configured or str(self._subnets.node(number).uplink),
+            uplink_of=lambda number: str(self._subnets.node(number).uplink) if uplink is None else uplink,
             id_max=self._subnets.node_id_max,
             limit_key=self._subnets.node_id_limit,
             preferred=self._id or (self._remembered.id if self._remembered else 0),

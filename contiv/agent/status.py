@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -21,23 +22,30 @@ RETRY_S: Final = 2.0
 REVOKE_TIMEOUT_S: Final = 1.0
 
 
-async def publish(etcd: Etcd, status: NodeStatus) -> None:
-    """Keep the status in etcd until cancelled; a lease that was lost is taken anew."""
+async def publish(etcd: Etcd, status: Callable[[], NodeStatus], *, changed: asyncio.Event) -> None:
+    """Keep the status in etcd until cancelled, anew when it ``changed``; a lease that was lost is taken anew."""
     while True:
         try:
-            await _hold(etcd, status)
+            await _hold(etcd, status, changed)
         except StoreError as error:
             log.warning("status not published", error=str(error), retry_s=RETRY_S)
             await asyncio.sleep(RETRY_S)
 
 
-async def _hold(etcd: Etcd, status: NodeStatus) -> None:
+async def _hold(etcd: Etcd, status: Callable[[], NodeStatus], changed: asyncio.Event) -> None:
     """Return when the lease is lost."""
     lease = await etcd.lease(LEASE_TTL_S)
+    lost = asyncio.create_task(lease.lost.wait())
     try:
-        await etcd.put(keys.node_status(status.name), msgspec.json.encode(status), lease=lease)
-        await lease.lost.wait()
+        while not lost.done():
+            changed.clear()
+            now = status()
+            await etcd.put(keys.node_status(now.name), msgspec.json.encode(now), lease=lease)
+            other = asyncio.create_task(changed.wait())
+            await asyncio.wait([lost, other], return_when=asyncio.FIRST_COMPLETED)
+            other.cancel()
     finally:
+        lost.cancel()
         # an error here would take a cancellation's place, and publish would go on; the lease expires alone
         with contextlib.suppress(StoreError):
             await lease.revoke(timeout_s=REVOKE_TIMEOUT_S)

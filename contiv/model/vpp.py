@@ -79,10 +79,10 @@ class VxlanTunnel(_Value, frozen=True, kw_only=True, tag=True):
 
 
 class Dpdk(_Value, frozen=True, kw_only=True, tag=True):
-    """A NIC that VPP drives itself: startup.conf names its PCI address and calls it ``name``. Nobody else makes it."""
+    """A NIC that VPP drives itself: startup.conf names its PCI address and calls it ``name``. Nobody else makes it; its
+    MAC address is its own."""
 
     name: str
-    mac: str
     mtu: int
     requires: tuple[str, ...] = ()
 

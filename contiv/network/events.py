@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from contiv.controller.event import Event, Transaction
+from contiv.model.ip import Address, Network
 from contiv.network.state import PodRequest
 
 
@@ -31,6 +32,17 @@ class DeletePod(Event, frozen=True):
 
 class PrepareInterfaces(Event, frozen=True):
     """Make some more of the interfaces that are kept ahead of need."""
+
+
+class AddressChange(Event, frozen=True):
+    """A NIC got another address (None: lost it), and another router perhaps."""
+
+    interface: str
+    address: Network | None
+    gateway: Address | None
+
+    def describe(self) -> str:
+        return f"{self.interface} has {self.address or 'no address'}"
 
 
 class SettleClaims(Event, frozen=True):

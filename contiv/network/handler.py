@@ -20,7 +20,8 @@ from contiv.controller.handler import Commit, EventHandler
 from contiv.errors import ContivError
 from contiv.model import keys, kube
 from contiv.model.node import Attachment, NodeClaim
-from contiv.network.events import AddPod, DeletePod, PrepareInterfaces, SettleClaims
+from contiv.network.events import AddPod, AddressChange, DeletePod, PrepareInterfaces, SettleClaims
+from contiv.network.render_nic import UPLINK
 from contiv.network.state import NetworkState, owner_of
 from contiv.scheduler import Value
 
@@ -50,6 +51,10 @@ class Persistence(Protocol):
         """Claim this node's own ID anew; it has another one than before when somebody else took that."""
         ...
 
+    async def readdress(self, uplink: str) -> object:
+        """Tell the other nodes another address of this one; empty for none."""
+        ...
+
 
 class NetworkHandler(EventHandler[ClusterState]):
     """Owns all keys of pods, host interconnect and node interconnect."""
@@ -69,12 +74,14 @@ class NetworkHandler(EventHandler[ClusterState]):
         self._present = False
         self._claimed = True
         self._usurped = False
+        self._new_address: str | None = None
+        """What the node's claim does not show yet."""
         self._settling: asyncio.TimerHandle | None = None
         self._loaded = False
 
     def handles(self, event: Event) -> bool:
         match event:
-            case AddPod() | DeletePod() | PrepareInterfaces() | SettleClaims() | NodeClaimChange():
+            case AddPod() | DeletePod() | PrepareInterfaces() | SettleClaims() | AddressChange() | NodeClaimChange():
                 return True
             case KubeChange(old=old, new=new):
                 return isinstance(old or new, kube.Node)
@@ -122,6 +129,8 @@ class NetworkHandler(EventHandler[ClusterState]):
                 self.state.slots.grow(PREPARED_STEP)
                 self._prepare = self.state.slots.prepared < self.state.slots.target
                 changes = self.state.spares()
+            case AddressChange():
+                changes = self._readdress(event)
             case NodeClaimChange(claim=None):
                 changes = self._unclaim(event.id)
             case NodeClaimChange(claim=claim) if claim is not None:
@@ -164,6 +173,9 @@ class NetworkHandler(EventHandler[ClusterState]):
             name = next(iter(self._leavers))
             await self._persistence.release(self._leavers[name])
             del self._leavers[name]
+        if self._new_address is not None:
+            await self._persistence.readdress(self._new_address)
+            self._new_address = None
         if self._usurped or (self._present and not self._claimed):
             await self._persistence.reclaim()
             self._claimed, self._usurped = True, False
@@ -221,6 +233,12 @@ class NetworkHandler(EventHandler[ClusterState]):
             self._claimed = self._claimed or claim.id == self.state.me.id
             return {}
         return self.state.node_claimed(claim) if self._fits(claim) else {}
+
+    def _readdress(self, event: AddressChange) -> Mapping[str, object | None]:
+        changes = self.state.address_changed(event.interface, event.address, event.gateway)
+        if event.interface == UPLINK:
+            self._new_address = self.state.me.uplink
+        return changes
 
     def _unclaim(self, node_id: int) -> Mapping[str, object | None]:
         if node_id == self.state.me.id:

@@ -77,7 +77,7 @@ def render(nic: Nic) -> Desired:
     """The NIC itself: opened, addressed, up."""
     interface: vpp.Interface
     if nic.is_pci:
-        interface = vpp.Dpdk(name=nic.name, mac=nic.mac, mtu=nic.mtu)
+        interface = vpp.Dpdk(name=nic.name, mtu=nic.mtu)
     else:
         # Large segments may leave by it as they are, inside VXLAN none ever comes (render_node). Whether the NIC
         # can segment is unknown, so the kernel must be able to help: no qdisc bypass.

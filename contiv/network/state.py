@@ -31,7 +31,8 @@ Changes = Mapping[str, object | None]
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the configuration decides: pods on TAPs or veth pairs, how many of these ahead in the end, MTU, VNI, and
-    whether nodes talk through VXLAN. ``policies``: somebody decides about each pod's access lists; no pod speaks before.
+    whether nodes talk through VXLAN. ``policies``: somebody decides about each pod's access lists; no pod speaks
+    before.
     """
 
     tap: bool
@@ -144,6 +145,10 @@ class NetworkState:
                 return (UPLINK,)
             case _:
                 return (render_node.BVI, UPLINK)
+
+    def host_keys(self) -> set[str]:
+        """The keys without which the host does not reach the world by VPP."""
+        return set(self._host())
 
     def address_changed(self, name: str, address: Network | None, gateway: Address | None) -> Changes:
         """The NIC ``name`` has another address (None: none any more), and the main one another router perhaps."""

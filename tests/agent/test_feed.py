@@ -82,7 +82,7 @@ async def fed(etcd: Etcd, agent: Agent, disk: Path) -> AsyncIterator[Feed]:
     """A feed that nobody has started, with its mirror on ``disk``."""
     config = Config()
     async with await LocalMirror.open(disk / "mirror.db") as mirror:
-        persistence = Persistence(etcd, mirror, config, ClusterSubnets.of(config), node="node1", on_moved=lambda: None)
+        persistence = Persistence(etcd, mirror, ClusterSubnets.of(config), node="node1", on_moved=lambda: None)
         yield Feed(etcd, persistence, mirror, node="node1", push=agent.push)
 
 

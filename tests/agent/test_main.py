@@ -71,7 +71,7 @@ async def test_nodes_claim_the_ids_that_they_run_with_after_etcd_lost_them(tmp_p
     ):
         names = ("a", "b", "c")
         nodes = {
-            name: Persistence(etcd, mirror, config, subnets, node=name, on_moved=lambda name=name: moved.append(name))
+            name: Persistence(etcd, mirror, subnets, node=name, on_moved=lambda name=name: moved.append(name))
             for name in names
         }
         before = {name: (await nodes[name].reclaim()).id for name in names}
@@ -80,7 +80,7 @@ async def test_nodes_claim_the_ids_that_they_run_with_after_etcd_lost_them(tmp_p
         assert after == before
         assert moved == []
         await server.wipe()
-        usurper = Persistence(etcd, mirror, config, subnets, node="z", on_moved=lambda: None)
+        usurper = Persistence(etcd, mirror, subnets, node="z", on_moved=lambda: None)
         assert (await usurper.reclaim()).id == before["a"]
         await nodes["a"].reclaim()
         assert moved == ["a"]

@@ -36,7 +36,7 @@ async def started(server: EmbeddedEtcd, disk: Path) -> AsyncIterator[tuple[Persi
         await LocalMirror.open(disk / "mirror.db") as mirror,
         await Etcd.connect([server.endpoint], timeout_s=1, wait=False) as etcd,
     ):
-        made = Persistence(etcd, mirror, config, ClusterSubnets.of(config), node="node1", on_moved=lambda: None)
+        made = Persistence(etcd, mirror, ClusterSubnets.of(config), node="node1", on_moved=lambda: None)
         task = asyncio.create_task(made.settle())
         try:
             yield made, mirror, etcd

@@ -34,7 +34,7 @@ async def appears(etcd: Etcd, *, revision: int = 1) -> None:
 
 async def test_the_status_goes_with_the_agent(server: EmbeddedEtcd) -> None:
     async with await Etcd.connect([server.endpoint]) as etcd:
-        task = asyncio.create_task(publish(etcd, a_status("a", 1, "")))
+        task = asyncio.create_task(publish(etcd, lambda: a_status("a", 1, ""), changed=asyncio.Event()))
         await appears(etcd)
         task.cancel()
         await asyncio.wait([task], timeout=5)
@@ -44,7 +44,7 @@ async def test_the_status_goes_with_the_agent(server: EmbeddedEtcd) -> None:
 
 async def test_an_agent_ends_although_etcd_is_away(server: EmbeddedEtcd) -> None:
     async with await Etcd.connect([server.endpoint]) as etcd:
-        task = asyncio.create_task(publish(etcd, a_status("a", 1, "")))
+        task = asyncio.create_task(publish(etcd, lambda: a_status("a", 1, ""), changed=asyncio.Event()))
         await appears(etcd)
         await server.kill()
         task.cancel()
@@ -56,7 +56,7 @@ async def test_an_agent_ends_although_etcd_is_away(server: EmbeddedEtcd) -> None
 async def test_a_status_that_etcd_lost_is_there_again(server: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("contiv.agent.status.LEASE_TTL_S", 1)
     async with await Etcd.connect([server.endpoint]) as etcd:
-        task = asyncio.create_task(publish(etcd, a_status("a", 1, "")))
+        task = asyncio.create_task(publish(etcd, lambda: a_status("a", 1, ""), changed=asyncio.Event()))
         await appears(etcd)
         await server.wipe()
         await appears(etcd)

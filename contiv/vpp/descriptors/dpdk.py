@@ -33,8 +33,8 @@ async def delete(api: Api, value: Dpdk, index: int) -> None:
 
 
 async def dump(api: Api) -> dict[int, Dpdk]:
-    """All NICs of DPDK by ``sw_if_index``; MAC and MTU come from the common dump."""
-    return {entry.sw_if_index: Dpdk(name=entry.interface_name, mac="", mtu=0) for entry in await _devices(api)}
+    """All NICs of DPDK by ``sw_if_index``; the MTU comes from the common dump."""
+    return {entry.sw_if_index: Dpdk(name=entry.interface_name, mtu=0) for entry in await _devices(api)}
 
 
 async def _devices(api: Api) -> list[Any]:

@@ -131,6 +131,8 @@ def _complete(bare: model.Interface, details: Any, wanted: Mapping[str, model.In
     """Add what ``sw_interface_details`` tells of any kind: MAC and MTU."""
     if isinstance(bare, model.VxlanTunnel):
         return bare
+    if isinstance(bare, model.Dpdk):
+        return msgspec.structs.replace(bare, mtu=details.mtu[0])
     return msgspec.structs.replace(bare, mac=str(details.l2_address), mtu=details.mtu[0])
 
 
