@@ -18,7 +18,6 @@ from contiv.model import vpp as model
 from contiv.model.ip import Address, Network
 from contiv.scheduler import Resync, Scheduler, Txn, Value
 from contiv.vpp.descriptors import FibSource, Interfaces, descriptors, nat_descriptors
-from contiv.vpp.errors import VppApiError
 
 pytestmark = pytest.mark.root
 
@@ -90,8 +89,7 @@ class Bench:
         for writer in self._handlers.values():
             writer.transport.abort()
         await asyncio.gather(*(task for task in self._handlers if task is not None))
-        with contextlib.suppress(VppApiError):
-            await self.vpp.call("nat44_ed_plugin_enable_disable", enable=False)
+        await self.scheduler.commit(Txn({}, resync=Resync.FULL))
         await clean(self.vpp)
         for pod in self.pods.values():
             await self.node.unveth(pod.link)
