@@ -116,6 +116,8 @@ class Config(_Section, frozen=True, kw_only=True):
     tcp_nat_session_timeout: int = msgspec.field(default=180, name="tcpNATSessionTimeout")
     other_nat_session_timeout: int = msgspec.field(default=5, name="otherNATSessionTimeout")
     """Minutes after which translations of idle connections are forgotten."""
+    periodic_healing_interval_s: int = msgspec.field(default=60, name="periodicHealingIntervalSeconds")
+    """How often what VPP and Linux hold is compared with what they should; 0 for never."""
     mtu_size: int = 1450
     pod_interface: Literal["auto", "tap", "veth"] = "auto"
     prepared_interfaces: int = 110
@@ -242,6 +244,7 @@ def validate(config: Config) -> None:
     _check_range("serviceLocalEndpointWeight", config.service_local_endpoint_weight, 1, 254)
     _check_range("tcpNATSessionTimeout", config.tcp_nat_session_timeout, 1, 7 * 24 * 60)
     _check_range("otherNATSessionTimeout", config.other_nat_session_timeout, 1, 7 * 24 * 60)
+    _check_range("periodicHealingIntervalSeconds", config.periodic_healing_interval_s, 0, 24 * 3600)
     _check_range("vpp.buffersPerNuma", config.vpp.buffers_per_numa, 4096, 1 << 22)
     _check_range("vpp.workers", config.vpp.workers, 0, 64)
     if not STN_GRACE_MIN_S <= config.stn_grace_s <= STN_GRACE_MAX_S:

@@ -34,7 +34,7 @@ from contiv.agent.rest import Views
 from contiv.agent.status import publish
 from contiv.cni import server as cni_server
 from contiv.config import Config
-from contiv.controller import Controller, Event, FullResync
+from contiv.controller import Controller, Event, FullResync, Settings
 from contiv.controller.cluster import ClusterState
 from contiv.credentials import credentials
 from contiv.errors import NetworkError, VppError
@@ -176,8 +176,9 @@ class _Agent:
         self.scheduler = Scheduler([*descriptors(vpp, self.interfaces, self.source), *linux_descriptors(workers)])
         handler = NetworkHandler(self.network, persistence, self._push)
         self.metrics = AgentMetrics(self.registry)
+        settings = Settings(periodic_resync_s=config.periodic_healing_interval_s or None)
         self.controller: Controller[ClusterState] = Controller(
-            self.scheduler, [handler], state=ClusterState(), metrics=self.metrics
+            self.scheduler, [handler], state=ClusterState(), settings=settings, metrics=self.metrics
         )
         self.custody = Custody(config, chosen.stolen, vpp, self.scheduler, self.network) if chosen.stolen else None
         self.leases = Leases(vpp, self.interfaces, self.network)

@@ -6,8 +6,9 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
 
 import pytest
 
@@ -15,7 +16,13 @@ from contiv.demo.cluster import DemoCluster
 from contiv.vpp.lifecycle import find_vpp
 from tests.e2e.world import World
 
-Build = Callable[[int], AbstractAsyncContextManager[World]]
+
+class Build(Protocol):
+    """Builds a cluster of so many nodes; ``config`` has keys of their configuration that differ from the demo's."""
+
+    def __call__(self, nodes: int, config: Mapping[str, Any] | None = None) -> AbstractAsyncContextManager[World]:
+        """The cluster, as a context."""
+        ...
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -44,9 +51,9 @@ async def build(dataplane: str) -> AsyncIterator[Build]:
         asyncio.set_child_watcher(watcher)
 
     @asynccontextmanager
-    async def built(nodes: int) -> AsyncIterator[World]:
+    async def built(nodes: int, config: Mapping[str, Any] | None = None) -> AsyncIterator[World]:
         failure: Exception | None = None
-        async with DemoCluster(nodes, dataplane=dataplane) as cluster:
+        async with DemoCluster(nodes, dataplane=dataplane, config=config) as cluster:
             try:
                 yield World(cluster)
             except Exception as error:  # raised below: the cluster's task group would wrap it
