@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-import msgspec
 
 from contiv.emulator.vpp.acl_flow import NONFIRST, TCP, VALID
 from contiv.emulator.vpp.refusal import Refusal
@@ -64,12 +63,27 @@ class Rule(NamedTuple):
         )
 
 
-class AccessList(msgspec.Struct, frozen=True):
-    """One list in VPP's pool."""
+class AccessList:
+    """One list in VPP's pool; its rules are made ready for packets when the first one comes."""
 
-    index: int
-    tag: bytes
-    rules: tuple[Rule, ...]
+    __slots__ = ("_ready", "index", "rules", "tag")
+
+    def __init__(self, index: int, tag: bytes, rules: tuple[Rule, ...]) -> None:
+        self.index = index
+        self.tag = tag
+        self.rules = rules
+        self._ready: dict[int, tuple[_Compiled, ...]] = {}
+
+    def ready(self, version: int) -> tuple[_Compiled, ...]:
+        """The rules of one IP version as ``Chain`` walks them."""
+        found = self._ready.get(version)
+        if found is None:
+            found = self._ready[version] = tuple(
+                _compile(rule, Verdict(rule.action, self.index, number))
+                for number, rule in enumerate(self.rules)
+                if rule.version == version
+            )
+        return found
 
 
 class Verdict(NamedTuple):
@@ -123,10 +137,7 @@ class Chain:
     """The lists of one side of an interface, in order, ready to judge flows of both IP versions."""
 
     def __init__(self, lists: Iterable[AccessList]) -> None:
-        self._rules: dict[int, list[_Compiled]] = {4: [], 6: []}
-        for access_list in lists:
-            for number, rule in enumerate(access_list.rules):
-                self._rules[rule.version].append(_compile(rule, Verdict(rule.action, access_list.index, number)))
+        self._lists = tuple(lists)
         self._known: dict[tuple[Addresses, int], tuple[_Ports, ...]] = {}
 
     def judge(self, version: int, flow: Flow) -> Verdict:
@@ -155,7 +166,8 @@ class Chain:
 
     def _walk(self, version: int, addresses: Addresses, protocol: int) -> Iterator[_Ports]:
         source, destination = _pair(addresses)
-        for to_mask, to, from_mask, origin, wanted, ports in self._rules[version]:
+        rows = chain.from_iterable(access_list.ready(version) for access_list in self._lists)
+        for to_mask, to, from_mask, origin, wanted, ports in rows:
             if destination & to_mask == to and source & from_mask == origin and wanted in {0, protocol}:
                 yield ports
                 if not wanted:
