@@ -62,7 +62,7 @@ cdef int put_text(str text, uint8_t *prefix) except -1:
 
 cdef int put_prefix(item, uint8_t *prefix) except -1:
     """What names an address or a network to family, address and length: 18 bytes."""
-    cdef int version, length
+    cdef int version
     if isinstance(item, str):
         return put_text(item, prefix)
     if not isinstance(item, (Address, Network)):
@@ -428,6 +428,8 @@ def restored_ports(list ranges):
 
 
 cdef tuple checked_ports(tuple item):
+    if len(item) != 3:
+        raise ValueError(f"(protocol, first, last) or a protocol expected, got {item}")
     protocol, first, last = item
     if not 1 <= protocol <= 255:
         raise ValueError(f"protocol {protocol} is not in 1..255; Ports.ANY is all of them")

@@ -175,7 +175,7 @@ cdef class Table:
                     wire += (<object>port).to_bytes(2, "big")
                 wire += bytes((rule.tcp_flags_mask, rule.tcp_flags_value))
             except OverflowError as error:
-                raise ValueError(f"{rule}: {error}") from None
+                raise ValueError(f"{rule!r}: {error}") from None
         return Table.from_wire(bytes(wire))
 
     @property

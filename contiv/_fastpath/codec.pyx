@@ -221,7 +221,14 @@ cdef class Program:
         return found
 
     cdef bytes pack_array(self, int i, value):
-        """Bytes of a numpy array for the variable array of field ``i``, or None when it is an ordinary sequence."""
+        """Bytes of a numpy array for the variable array of field ``i``, or None when it is an ordinary sequence.
+
+        Bytes for an array of structs are its records in wire layout already."""
+        cdef const cv_op *op = self.ops + i
+        if type(value) is bytes and op.kind == CV_STRUCT and op.shape == CV_VLA and op.size and op.sub.tail == NULL:
+            if PyBytes_GET_SIZE(value) % op.size:
+                raise EncodeError(f"{PyBytes_GET_SIZE(value)} bytes are no whole number of records of {op.size}")
+            return value
         if self.packer is None or not hasattr(value, "dtype"):
             return None
         return self.packer(self, i, value)
