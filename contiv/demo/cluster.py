@@ -19,6 +19,7 @@ import aiohttp
 from contiv import processes
 from contiv.demo import commands, traces
 from contiv.demo.api import Api, ApiRefusal, Object, key_of
+from contiv.demo.endpoints import EndpointSlices
 from contiv.demo.kubelet import Kubelet
 from contiv.demo.node import Node, name_of
 from contiv.demo.placement import Placement
@@ -133,6 +134,7 @@ class DemoCluster:
             self._task(self.kubelets[node.name].run(), f"kubelet {node.name}")
         names = frozenset(node.name for node in self.nodes)
         self._task(Placement(self.api, names).run(), "placement")
+        self._task(EndpointSlices(self.api).run(), "endpoint slices")
         await self._nodes_ready()
 
     async def _start_api(self) -> None:
