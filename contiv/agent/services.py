@@ -1,26 +1,33 @@
 """Where the service capability meets the rest of an agent: what the node is to it, and what ``netctl services`` asks.
 
-In: the live ``NetworkState``, the configuration, a connection to VPP for the sessions. Out: ``NodeView`` values for
-``contiv.service``, and the route ``/contiv/v1/services`` with frontends, faults and, with ``?sessions``, what NAT44-ED
-translates at that moment. Sessions are read in bounded numbers: VPP stops forwarding while it lists them.
+In: the live ``NetworkState``, the configuration, a connection to VPP. Out: the capability's handler and descriptors
+for the composition root, and the route ``/contiv/v1/services``: frontends, faults and, with ``?sessions``, what
+NAT44-ED translates at that moment. Sessions are read in bounded numbers: VPP stops forwarding while it lists them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
 from contiv.config import Config
+from contiv.controller import Event
 from contiv.errors import VppError
 from contiv.network.render_host import HOST_VPP
 from contiv.network.render_nic import UPLINK
 from contiv.network.state import NetworkState
 from contiv.service.frontends import NodeView
+from contiv.service.handler import ServiceHandler
+from contiv.service.health import HealthServers
+from contiv.service.render_nat44 import Nat44Renderer
 from contiv.service.renderer import Options
 from contiv.service.state import ServiceState
 from contiv.vpp import Vpp
+from contiv.vpp.descriptors import Interfaces, nat_descriptors
 
 SESSIONS_MAX: Final = 10_000
 MINUTE_S: Final = 60
@@ -65,16 +72,29 @@ def node_view(network: NetworkState, *, nat_external: bool) -> NodeView:
     )
 
 
-class ServiceViews:
-    """The handler of the route; reads what the agent and VPP hold at that moment."""
+class Services:
+    """The parts of the capability, wired; the route reads what agent and VPP hold at that moment."""
 
-    def __init__(self, state: ServiceState, vpp: Vpp) -> None:
-        self._state = state
+    def __init__(
+        self, config: Config, network: NetworkState, vpp: Vpp, interfaces: Interfaces, push: Callable[[Event], None]
+    ) -> None:
+        nat_external = config.nics(network.me.name).nat_external
+        view = partial(node_view, network, nat_external=nat_external)
+        self.descriptors = nat_descriptors(vpp, interfaces)
+        self._health = HealthServers()
         self._vpp = vpp
+        self._state = ServiceState(view(), Nat44Renderer(options_of(config)))
+        self.handler = ServiceHandler(
+            self._state, view=view, attachments=lambda: network.attachments, health=self._health, push=push
+        )
 
     def routes(self) -> list[web.RouteDef]:
         """The one route."""
         return [web.get("/contiv/v1/services", self.services)]
+
+    async def close(self) -> None:
+        """Answer no health checks any more."""
+        await self._health.close()
 
     async def services(self, request: web.Request) -> web.Response:
         """Frontends with their backends, faults, and with ``sessions`` in the query the live translations."""
