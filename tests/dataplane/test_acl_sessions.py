@@ -286,6 +286,19 @@ async def test_reclassified_sessions_meet_changed_lists(world: World) -> None:
     assert not await world.crosses(b, a, back(UDP, udp(53, 5)))
 
 
+async def test_reclassified_sessions_of_an_interface_that_was(world: World) -> None:
+    a, b = world.a, world.b
+    await world.cli("set acl-plugin reclassify-sessions 1")
+    _, shut = await reflecting(world, a)
+    assert await world.crosses(a, b, there(UDP, udp(5, 53)))
+    await a.leave(world.vpp, world.lender)
+    await a.join(world.vpp, world.lender)
+    await world.apply(a, input=[shut], output=[shut])
+    assert await world.crosses(b, a, back(UDP, udp(53, 5))), "inherited"
+    assert not await world.crosses(a, b, there(UDP, udp(5, 53)))
+    assert not await world.crosses(b, a, back(UDP, udp(53, 5)))
+
+
 async def test_idle_sessions_end(world: World) -> None:
     """Idle for its timeout, a session ends within half of it more, and the half second between two looks."""
     a, b = world.a, world.b

@@ -15,12 +15,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from contiv.emulator.vpp.dhcp import DhcpClients
 from contiv.emulator.vpp.handlers import collect
 from contiv.emulator.vpp.handlers.acl import AclHandlers
 from contiv.emulator.vpp.handlers.devices import Device, DeviceHandlers
+from contiv.emulator.vpp.handlers.dhcp import DhcpHandlers
 from contiv.emulator.vpp.handlers.interfaces import InterfaceHandlers
 from contiv.emulator.vpp.handlers.ip import IpHandlers
 from contiv.emulator.vpp.handlers.l2 import L2Handlers
+from contiv.emulator.vpp.handlers.punt import PuntHandlers
 from contiv.emulator.vpp.handlers.system import SystemHandlers
 from contiv.emulator.vpp.machine import Machine
 from contiv.emulator.vpp.serve import startup
@@ -59,6 +62,7 @@ def serve(config: startup.Startup) -> None:
     """Build everything, answer until told to stop, clean up."""
     loop = Loop()
     machine = Machine(time.monotonic)
+    machine.graph.acl.reclassify = config.reclassify_sessions
     cli = Cli(machine)
     api = ApiServer(loop)
     machine.on_interface = api.interface_event
@@ -69,9 +73,12 @@ def serve(config: startup.Startup) -> None:
     devices = DeviceHandlers(machine, watch=watch, unwatch=loop.forget)
     interfaces = InterfaceHandlers(machine, devices.hosts)
     parts = (SystemHandlers(cli), devices, interfaces, IpHandlers(machine), L2Handlers(machine), AclHandlers(machine))
-    api.serve_handlers(collect(parts, builtin_schema().messages))
+    dhcp = DhcpClients(machine)
+    more = (PuntHandlers(machine), DhcpHandlers(machine, dhcp))
+    api.serve_handlers(collect((*parts, *more), builtin_schema().messages))
     loop.ticks.append(lambda: machine.graph.bridges.age(machine.clock()))
     loop.ticks.append(lambda: machine.graph.acl.sessions.work(machine.clock()))
+    loop.ticks.append(lambda: dhcp.work(machine.clock()))
     loop.after_control = machine.graph.vxlan.probe
     cli_server = CliServer(loop, cli)
     for number in (signal.SIGTERM, signal.SIGINT):

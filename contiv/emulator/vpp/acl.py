@@ -36,10 +36,10 @@ _IN_USE: Final = {True: "ACL_IN_USE_INBOUND", False: "ACL_IN_USE_OUTBOUND"}
 class Gate:
     """One side of an interface that has lists."""
 
-    def __init__(self, plugin: AclPlugin, interface: Interface, *, is_input: bool) -> None:
+    def __init__(self, plugin: AclPlugin, interface: Interface, *, is_input: bool, epoch: int) -> None:
         self.lists: list[int] = []
         self.chain = Chain(())
-        self.epoch = 0
+        self.epoch = epoch
         self.open = True
         """No list: the nodes are not on the interface's arcs."""
         self._plugin = plugin
@@ -120,6 +120,8 @@ class AclPlugin:
         self._features = features
         self._free: list[int] = []
         self._gates: dict[tuple[int, bool], Gate] = {}
+        self._epochs: dict[tuple[int, bool], int] = {}
+        """Of interfaces that are gone: sessions outlive them, and must be stale for the next with the index."""
 
     # -- lists ------------------------------------------------------------------------------------------------------
 
@@ -175,9 +177,7 @@ class AclPlugin:
                 raise Refusal("NO_SUCH_ENTRY")
             if index in lists[:position]:
                 raise Refusal("ENTRY_ALREADY_EXISTS")
-        gate = self._gates.get((interface.index, is_input))
-        if gate is None:
-            gate = self._gates[interface.index, is_input] = Gate(self, interface, is_input=is_input)
+        gate = self._gate(interface, is_input=is_input)
         others = set(gate.lists) != set(lists)
         gate.lists = list(lists)
         if self.reclassify:
@@ -208,10 +208,19 @@ class AclPlugin:
 
     def forget(self, interface: Interface) -> None:
         """An interface goes, with its arcs: its lists are free. VPP leaves its sessions alone, and so do we."""
-        for is_input in (False, True):
-            self._gates.pop((interface.index, is_input), None)
+        for side in ((interface.index, False), (interface.index, True)):
+            gate = self._gates.pop(side, None)
+            if gate is not None:
+                self._epochs[side] = gate.epoch + self.reclassify
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _gate(self, interface: Interface, *, is_input: bool) -> Gate:
+        side = interface.index, is_input
+        gate = self._gates.get(side)
+        if gate is None:
+            gate = self._gates[side] = Gate(self, interface, is_input=is_input, epoch=self._epochs.get(side, 0))
+        return gate
 
     def _load(self, gate: Gate) -> None:
         gate.chain = Chain(self.lists[index] for index in gate.lists)

@@ -86,6 +86,8 @@ def test_configuration_names_the_sockets() -> None:
     text = "unix { runtime-dir /x cli-listen /x/c } # } comment\nsocksvr { socket-name /x/a }\ncpu { }\na { b { c } }"
     assert parse(text) == Startup(runtime_dir="/x", api_socket="/x/a", cli_socket="/x/c")
     assert parse("") == Startup()
+    assert parse("acl-plugin { reclassify sessions 1 }").reclassify_sessions
+    assert not parse("acl-plugin { reclassify sessions 0 }").reclassify_sessions
     assert parse("unix { runtime-dir /y }\nsocksvr { default }").api_socket == "/y/api.sock"
 
 

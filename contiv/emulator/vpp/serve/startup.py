@@ -1,4 +1,5 @@
-"""VPP's startup.conf, as far as the emulated VPP obeys it: where its sockets are. Everything else is read and ignored.
+"""VPP's startup.conf, as far as the emulated VPP obeys it: where its sockets are, and how access lists keep sessions.
+Everything else is read and ignored.
 
 The same file starts either of the two, so unknown sections are no error; unbalanced braces are.
 """
@@ -21,6 +22,8 @@ class Startup(msgspec.Struct, frozen=True, kw_only=True):
     runtime_dir: str = RUNTIME_DIR
     api_socket: str = f"{RUNTIME_DIR}/api.sock"
     cli_socket: str = f"{RUNTIME_DIR}/cli.sock"
+    reclassify_sessions: bool = False
+    """``acl-plugin { reclassify sessions 1 }``."""
 
 
 def parse(text: str) -> Startup:
@@ -32,6 +35,7 @@ def parse(text: str) -> Startup:
         runtime_dir=runtime_dir,
         api_socket=_value(socksvr, "socket-name", f"{runtime_dir}/api.sock"),
         cli_socket=_value(unix, "cli-listen", f"{runtime_dir}/cli.sock"),
+        reclassify_sessions=_value(sections.get("acl-plugin", []), "sessions", "0") != "0",
     )
 
 
