@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from contiv.emulator.vpp.packet import Node, Packet
 
 IP4_UNICAST: Final = (
+    "ip4-dhcp-client-detect",
     "ip4-sv-reassembly-feature",
     "acl-plugin-in-ip4-fa",
     "nat-pre-in2out",

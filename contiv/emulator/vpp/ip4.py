@@ -240,9 +240,7 @@ class Ip4Nodes:
         if destination != 0xFFFFFFFF and not self._family.resolver.leads_out(back):
             return self._drop(packet, "ip4-local", "ip4 source lookup miss")
         handler = self.protocols.get(protocol)
-        if handler is None:
-            return self._drop(packet, "ip4-local", "unknown ip protocol")
-        return handler
+        return self._graph.punt.punt if handler is None else handler
 
     def _l4_checksum_holds(self, packet: Packet, header: int, protocol: int) -> bool:
         if packet.csum_start or packet.gso_type == GSO_UDP_L4:
@@ -264,6 +262,8 @@ class Ip4Nodes:
         handler = self.udp_ports.get(_U16.unpack_from(packet.buf, transport + 2)[0])
         if handler is not None:
             return handler
+        if self._graph.punt.unknown_udp:
+            return self._graph.punt.punt
         code = PORT_UNREACHABLE
         return self._error(packet, "ip4-udp-lookup", "no listener for udp port", kind=UNREACHABLE, code=code)
 
