@@ -32,6 +32,7 @@ from contiv.emulator.vpp.ip6 import Ip6Nodes
 from contiv.emulator.vpp.l2 import L2Nodes
 from contiv.emulator.vpp.neighbor import NeighbourTable
 from contiv.emulator.vpp.output import OutputNodes
+from contiv.emulator.vpp.punt import PuntNodes
 from contiv.emulator.vpp.resolve import Resolver
 from contiv.emulator.vpp.vxlan import VxlanNodes
 
@@ -60,6 +61,7 @@ class Graph:
         self.neighbours6 = NeighbourTable(self.family6, clock)
         self.output = OutputNodes(self)
         self.icmp4 = Icmp4Nodes(self)
+        self.punt = PuntNodes(self)
         self.ip4 = Ip4Nodes(self)
         self.ip6 = Ip6Nodes(self)
         self.arp = ArpNodes(self)
