@@ -11,6 +11,7 @@
     ├── SchedulerError     operations of a transaction failed, with their keys
     ├── NetworkError       node IDs, addresses, interfaces of the cluster network
     ├── CniError           a CNI request that cannot be served, with its CNI code
+    ├── AnalysisError      manifests or questions about them that cannot be used
     └── DemoError          the demo cluster could not be built
 
 Texts are lower case without a full stop; the object, field and remedy are attributes as well as words.
@@ -73,3 +74,7 @@ class CniError(ContivError):
 
 class DemoError(ContivError):
     """The demo cluster could not be built or did not behave."""
+
+
+class AnalysisError(ContivError):
+    """Manifests that cannot be read, or a question about a cluster that has no answer; names file, object and field."""

@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from contiv import __version__
+from contiv.cli.connectivity import connectivity, explain
 from contiv.errors import ConfigError, ContivError
 
 EXIT_FAILED: Final = 1
@@ -37,6 +38,10 @@ log_option = click.option(
 @click.version_option(__version__, "-V", "--version")
 def contiv() -> None:
     """Contiv/VPP: a Kubernetes network plugin whose data plane is FD.io VPP."""
+
+
+contiv.add_command(connectivity)
+contiv.add_command(explain)
 
 
 def execute(work: Coroutine[Any, Any, int | None], *, log_level: str = "info") -> None:
