@@ -97,23 +97,27 @@ class Executor:
             start()
 
         def start() -> None:
-            nonlocal running
             together: dict[str, list[int]] = {}
             while ready and running < self._concurrency_max:
                 index = ready.popleft()
                 name, at_once = self._bulk(operations[index])
-                batch = together.setdefault(name, []) if at_once > 1 else []
-                batch.append(index)
-                if len(batch) >= at_once:
-                    running += 1
-                    group.create_task(work(batch))
-                    together.pop(name, None)
+                if at_once <= 1:
+                    spawn([index])
+                    continue
+                together.setdefault(name, []).append(index)
+                if len(together[name]) == at_once:
+                    spawn(together.pop(name))
             for batch in together.values():
-                running += 1
-                group.create_task(work(batch))
+                spawn(batch)
+
+        def spawn(batch: Sequence[int]) -> None:
+            nonlocal running
+            running += 1
+            group.create_task(work(batch))
 
         async with asyncio.TaskGroup() as group:
             start()
+        assert len(executions) == len(operations), "an operation was planned and never started"
 
     def _bulk(self, operation: Operation) -> tuple[str, int]:
         """The descriptor's name, and with how many others of it the operation may go in one call."""

@@ -29,12 +29,15 @@ class Graph:
 
     def put(self, key: str, value: Value, needs: tuple[Dependency, ...]) -> None:
         """Set the value of a key and what it depends on."""
-        if self._needs.get(key, ()) != needs:
-            self._forget_needs(key)
+        known = self._needs.get(key, ())
+        if known != needs:
+            if known:
+                self._forget_needs(key)
             if needs:
                 self._needs[key] = needs
-            for target in _targets(needs):
-                self._dependents.setdefault(target, set()).add(key)
+            for need in needs:
+                for target in need.keys:
+                    self._dependents.setdefault(target, set()).add(key)
         self.values[key] = value
 
     def remove(self, key: str) -> None:
@@ -64,7 +67,9 @@ class Graph:
 
     def met(self, need: Dependency, *, without: Container[str] = ()) -> bool:
         """Whether the dependency is satisfied by present keys other than those of ``without``."""
-        return any(key in self.values and key not in without for key in need.keys)
+        if need.key:
+            return need.key in self.values and need.key not in without
+        return any(key in self.values and key not in without for key in need.any_of)
 
     def unmet(self, needs: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
         """Those of the dependencies that no present key satisfies."""

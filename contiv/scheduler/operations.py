@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
-from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 from msgspec import Struct
@@ -191,17 +190,19 @@ def _waves(waits: _Waits) -> tuple[dict[_Node, int], set[_Node]]:
         missing[node] = len(before)
         for earlier in before:
             followers.setdefault(earlier, []).append(node)
-    ready = [(0, node) for node in followers if node not in missing]
-    heapify(ready)
+    ready = [node for node in followers if node not in missing]
     waves: dict[_Node, int] = {}
-    while ready:
-        wave, node = heappop(ready)
-        waves[node] = wave
-        for follower in followers.get(node, ()):
-            missing[follower] -= 1
-            if not missing[follower]:
-                # Nodes leave the heap by wave, so the last one to be waited for has the longest chain.
-                heappush(ready, (wave + 1, follower))
+    wave = 0
+    while ready:  # a node's longest chain comes from the last one that it waits for
+        waves.update(dict.fromkeys(ready, wave))
+        wave += 1
+        following = []
+        for node in ready:
+            for follower in followers.get(node, ()):
+                missing[follower] -= 1
+                if not missing[follower]:
+                    following.append(follower)
+        ready = following
     return waves, missing.keys() - waves.keys()
 
 

@@ -181,7 +181,10 @@ class _Planner:
         return late
 
     def _unmet(self, key: str) -> tuple[Dependency, ...]:
-        return tuple(n for n in self._desired.needs(key) if not any(self._available(k) for k in n.keys))
+        return tuple([n for n in self._desired.needs(key) if not self._any_available(n)])
+
+    def _any_available(self, need: Dependency) -> bool:
+        return self._available(need.key) if need.key else any(self._available(key) for key in need.any_of)
 
     def _available(self, key: str) -> bool:
         if key in self._wanted:
