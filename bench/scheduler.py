@@ -1,0 +1,225 @@
+"""Services at scale, from desired values to VPP's last reply: all at once, one endpoint changed, read back.
+
+``--services`` mappings with ``--endpoints`` backends each go through the scheduler and its descriptors into a VPP of
+this benchmark's own. Beside it stand the same messages, encoded before the clock starts and sent by a plain C client
+(``fastpath_client.c``): what VPP itself takes. For one changed endpoint the CPU time of this process is measured, with
+all the services and with a tenth of them. Every figure is the best of ``--repeat``. Needs root.
+
+::
+
+    python bench/scheduler.py [--services 10000] [--endpoints 10] [--repeat 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+import contiv.vpp
+from contiv.fastpath import Ragged
+from contiv.model import vpp as model
+from contiv.model.ip import Address
+from contiv.scheduler import Resync, Scheduler, Txn, Value
+from contiv.vpp import api
+from contiv.vpp.descriptors import FibSource, Interfaces, descriptors, nat_descriptors
+
+TESTS: Final = Path(__file__).parent.parent / "tests" / "vpp"
+SETTINGS: Final = model.NatSettings(sessions=65536, udp_s=300, tcp_established_s=7440, tcp_transitory_s=240, icmp_s=60)
+ADD: Final = "nat44_add_del_lb_static_mapping"
+CHANGES: Final = 200
+OUT2IN_SELF_TWICE: Final = 6
+TCP: Final = 6
+FIRST_VIP: Final = 0x0A600000
+
+
+class Figures(NamedTuple):
+    """Seconds (of CPU: ``sync_cpu`` and ``change``), and messages of a change; the best of the repetitions."""
+
+    sync: float
+    sync_cpu: float
+    read: float
+    change: float
+    messages: float
+    vpp: float
+    encode: float
+
+
+class Counted:
+    """A client that counts the requests of its callers."""
+
+    def __init__(self, vpp: contiv.vpp.Vpp) -> None:
+        self._vpp = vpp
+        self.requests = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vpp, name)
+
+    def call(self, name: str, /, **fields: Any) -> Any:
+        """One request."""
+        self.requests += 1
+        return self._vpp.call(name, **fields)
+
+    async def batch(self, requests: Sequence[tuple[str, Mapping[str, Any]]], /, **options: Any) -> list[Any]:
+        """Many."""
+        self.requests += len(requests)
+        return await self._vpp.batch(requests, **options)
+
+
+def backend(number: int) -> bytes:
+    """A record of an endpoint."""
+    return (0x0A010000 + number).to_bytes(4, "big") + (8080).to_bytes(2, "big") + b"\1" + bytes(4)
+
+
+def mapping(number: int, endpoints: int) -> model.NatMapping:
+    """A service's mapping."""
+    records = b"".join(backend(number * endpoints + place) for place in range(endpoints))
+    return model.NatMapping(
+        address=Address(4, FIRST_VIP + number), port=80, protocol=TCP, backends=records, label=f"ns/s{number}"
+    )
+
+
+def wanted(services: int, endpoints: int) -> dict[str, Value]:
+    """The desired values."""
+    return dict(model.entry(value) for value in (SETTINGS, *(mapping(i, endpoints) for i in range(services))))
+
+
+def preencoded(client: contiv.vpp.Vpp, services: int, endpoints: int) -> tuple[bytes, float]:
+    """The messages that create the mappings, framed, and how long encoding them took."""
+    values = [mapping(i, endpoints) for i in range(services)]
+    joined = b"".join(value.backends + value.backends[:4] + bytes(7) for value in values)
+    number = client.table[client.schema.messages[ADD].key]
+    started = time.perf_counter()
+    columns = {
+        "is_add": np.ones(services, bool),
+        "flags": OUT2IN_SELF_TWICE,
+        "external_addr": np.arange(services, dtype=np.uint32) + FIRST_VIP,
+        "external_port": 80,
+        "protocol": TCP,
+        "tag": np.array([f"contiv:0:{value.label}".encode() for value in values], "S64"),
+        "locals": Ragged(
+            np.frombuffer(joined, client.schema.layout(ADD).element), np.full(services, endpoints + 1, np.uint32)
+        ),
+    }
+    contexts = np.arange(1, services + 1, dtype=np.uint32)
+    data = client.schema.encode_many(ADD, columns, n=services, msg_id=number, contexts=contexts, framed=True)
+    took = time.perf_counter() - started
+    return bytes(data.tobytes()), took
+
+
+class Bench:
+    """One VPP, and a C client for it."""
+
+    def __init__(self, path: str, folder: Path, repeat: int) -> None:
+        self.path = path
+        self.folder = folder
+        self.repeat = repeat
+        source = Path(__file__).with_name("fastpath_client.c")
+        flags = ["-std=c11", "-O2", "-D_POSIX_C_SOURCE=200809L"]
+        subprocess.run(["cc", *flags, str(source), "-o", str(folder / "client")], check=True)
+
+    async def run(self, services: int, endpoints: int) -> Figures:
+        """Everything for so many services."""
+        rounds = []
+        async with contiv.vpp.connect(self.path, name="bench") as client:
+            data, encode = preencoded(client, services, endpoints)
+            for _ in range(self.repeat):
+                alone = await self._alone(client, data, services)
+                rounds.append(Figures(*await self._ours(Counted(client), services, endpoints), alone, encode))
+        return Figures(*(min(column) for column in zip(*rounds, strict=True)))
+
+    async def _alone(self, client: contiv.vpp.Vpp, data: bytes, replies: int) -> float:
+        """Seconds that VPP takes for the encoded messages."""
+        await client.call("nat44_ed_plugin_enable_disable", enable=True, sessions=SETTINGS.sessions)
+        requests = self.folder / "requests"
+        requests.write_bytes(data)
+        command = [str(self.folder / "client"), self.path, str(requests), str(replies)]
+        done = await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+        assert (await client.dump_many("nat44_lb_static_mapping")).n == replies
+        await client.call("nat44_ed_plugin_enable_disable", enable=False)
+        return float(done.stdout)
+
+    async def _ours(self, client: Counted, services: int, endpoints: int) -> tuple[float, ...]:
+        """Sync, its CPU time, reading back, CPU time and messages of a change."""
+        values = wanted(services, endpoints)
+        scheduler = a_scheduler(client)
+        wall, used = time.perf_counter(), time.process_time()
+        outcome = await scheduler.commit(Txn(values, resync=Resync.FULL))
+        sync, cpu = time.perf_counter() - wall, time.process_time() - used
+        outcome.raise_for_errors()
+        wall = time.perf_counter()
+        read = await a_scheduler(client).commit(Txn(values, resync=Resync.FULL))
+        read_back = time.perf_counter() - wall
+        assert read.plan.empty
+        costs = []
+        before = client.requests
+        for turn in range(CHANGES):  # the last endpoint of a service goes, then it comes back
+            value = mapping(turn // 2 * (services // CHANGES), endpoints)
+            if turn % 2 == 0:
+                value = msgspec.structs.replace(value, backends=value.backends[: -model.NAT_LOCAL_SIZE])
+            used = time.process_time()
+            outcome = await scheduler.commit(Txn({model.key_of(value): value}))
+            costs.append(time.process_time() - used)
+            outcome.raise_for_errors()
+        await client.call("nat44_ed_plugin_enable_disable", enable=False)
+        return sync, cpu, read_back, statistics.median(costs), (client.requests - before - 1) / CHANGES
+
+
+def a_scheduler(client: Any) -> Scheduler:
+    """A scheduler that knows nothing yet."""
+    interfaces = Interfaces()
+    every = [*descriptors(client, interfaces, FibSource(client)), *nat_descriptors(client, interfaces)]
+    return Scheduler({each.name: each for each in every}.values())
+
+
+def show(services: int, endpoints: int, all_: Figures, tenth: Figures) -> None:
+    """The figures as lines of text."""
+    ratio = all_.sync / all_.vpp
+    print(f"{services:,} services of {endpoints} endpoints, desired values to VPP's last reply")
+    print(f"  full sync            {all_.sync * 1e3:8.1f} ms, CPU of this process {all_.sync_cpu * 1e3:.1f} ms")
+    print(f"  the messages alone   {all_.vpp * 1e3:8.1f} ms, pre-encoded, in C: ratio {ratio:.1f} (at most 10)")
+    print(f"  encoding them        {all_.encode * 1e3:8.1f} ms")
+    print(f"  read back, compared  {all_.read * 1e3:8.1f} ms")
+    print(f"one endpoint changed: {all_.messages:g} message; CPU (at most 1,000 us, ratio under 2)")
+    print(
+        f"  among {services:,}: {all_.change * 1e6:.0f} us, among {services // 10:,}: {tenth.change * 1e6:.0f} us,",
+        end="",
+    )
+    print(f" ratio {all_.change / tenth.change:.2f}")
+
+
+def main() -> None:
+    """Measure as the command line asks."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--services", type=int, default=10_000)
+    parser.add_argument("--endpoints", type=int, default=10)
+    parser.add_argument("--repeat", type=int, default=5)
+    options = parser.parse_args()
+    logging.disable(logging.DEBUG)
+    prefix = api.find_prefix()
+    if prefix is None or os.geteuid() != 0:
+        sys.exit("no VPP is installed, or this is not root")
+    sys.path.insert(0, str(TESTS))
+    from real import RealVpp
+
+    with tempfile.TemporaryDirectory(prefix="contiv-bench-") as name, RealVpp(prefix, Path(name)) as vpp:
+        bench = Bench(vpp.api, Path(name), options.repeat)
+        all_ = asyncio.run(bench.run(options.services, options.endpoints))
+        tenth = asyncio.run(bench.run(options.services // 10, options.endpoints))
+    show(options.services, options.endpoints, all_, tenth)
+
+
+if __name__ == "__main__":
+    main()
