@@ -8,7 +8,6 @@ outside of the NIC's subnet.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -23,8 +22,10 @@ from contiv.network.render_nic import UPLINK, Nic, Uplink, Way, logical_name
 from contiv.nodeconfig import Interface, Nics, check_gateway
 from contiv.stn.client import StnClient
 from contiv.stn.model import NicInfo
+from contiv.vpp.lifecycle import require_pci
 
-PCI_DEVICES: Final = Path("/sys/bus/pci/devices")
+VIRTIO_VENDOR: Final = "0x1af4"
+"""As sysfs shows it (OASIS virtio 1.2, section 4.1.2)."""
 MAIN: Final = "nodeConfig.mainVPPInterface"
 GATEWAY: Final = "nodeConfig.gateway"
 
@@ -79,6 +80,7 @@ def stolen_uplink(info: NicInfo, nics: Nics, config: Config) -> Uplink:
     return Uplink(
         host_if=info.pci_address if driven else info.interface,
         is_pci=driven,
+        is_virtio=driven and is_virtio(info.pci_address),
         mac=info.mac,
         mtu=info.mtu,
         address=shared[0],
@@ -99,11 +101,12 @@ def stolen_uplink(info: NicInfo, nics: Nics, config: Config) -> Uplink:
 async def _nic(key: str, name: str, wanted: Interface, *, config: Config, workers: Workers) -> Nic:
     address = Network.parse(wanted.ip, strict=False) if wanted.ip else None
     if wanted.is_pci:
-        check_pci(f"{key}.interfaceName", wanted.interface_name)
+        require_pci(f"{key}.interfaceName", wanted.interface_name)
         return Nic(
             name=name,
             host_if=wanted.interface_name,
             is_pci=True,
+            is_virtio=is_virtio(wanted.interface_name),
             mac="",
             mtu=config.mtu_size + VXLAN_OVERHEAD,
             address=address,
@@ -115,19 +118,10 @@ async def _nic(key: str, name: str, wanted: Interface, *, config: Config, worker
     )  # fmt: skip
 
 
-def check_pci(key: str, address: str, *, devices: Path = PCI_DEVICES) -> None:
-    """Refuse a PCI address behind which there is no device, or none that VPP could have."""
-    device = devices / address
-    if not device.exists():
-        raise ConfigError(key, address, "there is no such PCI device", remedy="write an address that lspci -D shows")
-    if (device / "net").exists():
-        names = ", ".join(sorted(each.name for each in (device / "net").iterdir()))
-        raise ConfigError(
-            key,
-            address,
-            f"the kernel drives it as {names}",
-            remedy="bind it to vfio-pci or uio_pci_generic, or name the link and let VPP open that",
-        )
+def is_virtio(address: str, *, devices: Path = PCI_DEVICES) -> bool:
+    """Whether the device at a PCI address is a virtio one, for which VPP has a driver of its own."""
+    vendor = devices / address / "vendor"
+    return vendor.exists() and vendor.read_text().strip() == VIRTIO_VENDOR
 
 
 def _look(key: str, name: str) -> links.Link:

@@ -87,7 +87,16 @@ class Dpdk(_Value, frozen=True, kw_only=True, tag=True):
     requires: tuple[str, ...] = ()
 
 
-Interface = AfPacket | Tap | Loopback | VxlanTunnel | Dpdk
+class VirtioPci(_Value, frozen=True, kw_only=True, tag=True):
+    """A virtio NIC that VPP's own driver has, by its PCI address (``0000:00:03.0``). Its MAC address is its own."""
+
+    name: str
+    pci_address: str
+    mtu: int
+    requires: tuple[str, ...] = ()
+
+
+Interface = AfPacket | Tap | Loopback | VxlanTunnel | Dpdk | VirtioPci
 
 
 class AdminUp(_Value, frozen=True, kw_only=True):
@@ -437,6 +446,7 @@ _KEY_OF: Final[dict[type[_Value], Callable[[Any], str]]] = {
     Loopback: lambda v: interface_key(v.name),
     VxlanTunnel: lambda v: interface_key(v.name),
     Dpdk: lambda v: interface_key(v.name),
+    VirtioPci: lambda v: interface_key(v.name),
     AdminUp: lambda v: admin_up_key(v.interface),
     InterfaceAddress: lambda v: address_key(v.interface, v.address),
     Unnumbered: lambda v: unnumbered_key(v.interface),

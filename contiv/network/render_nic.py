@@ -42,7 +42,8 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Nic(msgspec.Struct, frozen=True, kw_only=True):
-    """A NIC as VPP opens it. ``name`` is its logical name, ``host_if`` the kernel's, or its PCI address (``is_pci``).
+    """A NIC as VPP opens it. ``name`` is its logical name, ``host_if`` the kernel's, or its PCI address (``is_pci``):
+    then VPP's own driver has it if it is a virtio device (``is_virtio``), else DPDK.
 
     ``address`` is None as long as no DHCP server has leased one (``dhcp``).
     """
@@ -53,6 +54,7 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
     address: Network | None = None
     mtu: int = MTU
     is_pci: bool = False
+    is_virtio: bool = False
     dhcp: bool = False
 
 
@@ -76,7 +78,9 @@ def logical_name(number: int) -> str:
 def render(nic: Nic) -> Desired:
     """The NIC itself: opened, addressed, up."""
     interface: vpp.Interface
-    if nic.is_pci:
+    if nic.is_virtio:
+        interface = vpp.VirtioPci(name=nic.name, pci_address=nic.host_if, mtu=nic.mtu)
+    elif nic.is_pci:
         interface = vpp.Dpdk(name=nic.name, mtu=nic.mtu)
     else:
         # Large segments may leave by it as they are, inside VXLAN none ever comes (render_node). Whether the NIC

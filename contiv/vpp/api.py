@@ -49,6 +49,7 @@ MODULES: Final = (
     "session",
     "sr",
     "tapv2",
+    "virtio",
     "vlib",
     "vpe",
     "vxlan",

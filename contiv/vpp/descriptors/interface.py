@@ -1,8 +1,8 @@
 """Interfaces of every kind under one kind of key, so that what stands on an interface need not know its kind.
 
-The kinds (``af_packet``, ``tap``, ``loopback``, ``vxlan``, ``dpdk``) are beside this file: each knows the messages
-that create, delete and dump it. Here is what they share: the tag that marks an interface as ours, the MTU, the index
-of names.
+The kinds (``af_packet``, ``tap``, ``loopback``, ``vxlan``, ``dpdk``, ``virtio``) are beside this file: each knows the
+messages that create, delete and dump it. Here is what they share: the tag that marks an interface as ours, the MTU,
+the index of names.
 An untagged interface that is exactly what is wanted was made by an agent that died before it could tag it: adopted.
 """
 
@@ -17,7 +17,7 @@ import msgspec
 from contiv.errors import VppError
 from contiv.model import vpp as model
 from contiv.scheduler.descriptor import Actual, Dependency, Descriptor
-from contiv.vpp.descriptors import af_packet, dpdk, loopback, tap, vxlan
+from contiv.vpp.descriptors import af_packet, dpdk, loopback, tap, virtio, vxlan
 from contiv.vpp.descriptors.base import NO_INDEX, OWNER, Api, Interfaces, owned
 
 Metadata = int
@@ -32,6 +32,7 @@ KINDS: Final[Mapping[type, Any]] = {
     model.Loopback: loopback,
     model.VxlanTunnel: vxlan,
     model.Dpdk: dpdk,
+    model.VirtioPci: virtio,
 }
 
 
@@ -131,7 +132,7 @@ def _complete(bare: model.Interface, details: Any, wanted: Mapping[str, model.In
     """Add what ``sw_interface_details`` tells of any kind: MAC and MTU."""
     if isinstance(bare, model.VxlanTunnel):
         return bare
-    if isinstance(bare, model.Dpdk):
+    if isinstance(bare, model.Dpdk | model.VirtioPci):
         return msgspec.structs.replace(bare, mtu=details.mtu[0])
     return msgspec.structs.replace(bare, mac=str(details.l2_address), mtu=details.mtu[0])
 
