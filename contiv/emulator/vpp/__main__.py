@@ -23,6 +23,7 @@ from contiv.emulator.vpp.handlers.dhcp import DhcpHandlers
 from contiv.emulator.vpp.handlers.interfaces import InterfaceHandlers
 from contiv.emulator.vpp.handlers.ip import IpHandlers
 from contiv.emulator.vpp.handlers.l2 import L2Handlers
+from contiv.emulator.vpp.handlers.nat44 import Nat44Handlers
 from contiv.emulator.vpp.handlers.punt import PuntHandlers
 from contiv.emulator.vpp.handlers.system import SystemHandlers
 from contiv.emulator.vpp.machine import Machine
@@ -74,7 +75,7 @@ def serve(config: startup.Startup) -> None:
     interfaces = InterfaceHandlers(machine, devices.hosts)
     parts = (SystemHandlers(cli), devices, interfaces, IpHandlers(machine), L2Handlers(machine), AclHandlers(machine))
     dhcp = DhcpClients(machine)
-    more = (PuntHandlers(machine), DhcpHandlers(machine, dhcp))
+    more = (PuntHandlers(machine), DhcpHandlers(machine, dhcp), Nat44Handlers(machine))
     api.serve_handlers(collect((*parts, *more), builtin_schema().messages))
     loop.ticks.append(lambda: machine.graph.bridges.age(machine.clock()))
     loop.ticks.append(lambda: machine.graph.acl.sessions.work(machine.clock()))

@@ -30,6 +30,7 @@ from contiv.emulator.vpp.interface import InterfaceTable
 from contiv.emulator.vpp.ip4 import Ip4Nodes
 from contiv.emulator.vpp.ip6 import Ip6Nodes
 from contiv.emulator.vpp.l2 import L2Nodes
+from contiv.emulator.vpp.nat44 import Nat44
 from contiv.emulator.vpp.neighbor import NeighbourTable
 from contiv.emulator.vpp.output import OutputNodes
 from contiv.emulator.vpp.punt import PuntNodes
@@ -64,6 +65,7 @@ class Graph:
         self.punt = PuntNodes(self)
         self.ip4 = Ip4Nodes(self)
         self.ip6 = Ip6Nodes(self)
+        self.nat44 = Nat44(self)
         self.arp = ArpNodes(self)
         self.l2 = L2Nodes(self)
         self.vxlan = VxlanNodes(self)

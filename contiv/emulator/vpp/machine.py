@@ -65,6 +65,7 @@ class Machine:
 
     def remove_interface(self, interface: Interface) -> None:
         """Delete an interface and everything that stands on it. Routes over it stay and drop, as on VPP."""
+        self.graph.nat44.forget(interface)
         if interface.admin_up:
             self.set_admin(interface, up=False)
         if interface.l2 is not None:
@@ -145,6 +146,8 @@ class Machine:
                 if present.value >> shift == address.value >> shift:
                     raise Refusal("ADDRESS_IN_USE")
         interface.addresses(version).append(address)
+        if version == 4:
+            self.graph.nat44.address_changed(interface, address.value, address.length, add=True)
         self._enable(interface, version, by=1)
         if interface.admin_up:
             self._connect(interface, version, address, add=True)
@@ -156,6 +159,8 @@ class Machine:
         if address not in addresses:
             raise Refusal("ADDRESS_NOT_FOUND_FOR_INTERFACE")
         addresses.remove(address)
+        if version == 4:
+            self.graph.nat44.address_changed(interface, address.value, address.length, add=False)
         self._enable(interface, version, by=-1)
         if interface.admin_up:
             self._connect(interface, version, address, add=False)

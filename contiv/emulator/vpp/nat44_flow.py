@@ -161,8 +161,8 @@ class Flow:
     def rewrite_icmp(self, packet: Packet, seen: Seen, *, outwards: bool) -> bool:
         """Translate ICMP, for an error also the packet in it; False when it is broken.
 
-        Outwards (in2out) the source is always rewritten. Inwards it stays where it is not the session's: the error comes
-        from a router on the way, which goes on to be seen as such.
+        Outwards (in2out) the source is always rewritten. Inwards it stays where it is not the session's: the error
+        comes from a router on the way, which goes on to be seen as such.
         """
         buf = packet.buf
         start = packet.start

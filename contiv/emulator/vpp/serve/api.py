@@ -45,6 +45,8 @@ FIXED_IDS: Final = (
 """Messages whose numbers are the same in every VPP, from 15 on (vlibmemory/vl_memory_msg_enum.h)."""
 FIRST_FIXED: Final = 15
 FIRST_FREE: Final = 100
+NO_CURSOR: Final = 0xFFFFFFFF
+"""A ``_get`` that is answered at once has nothing to come back for."""
 NAME_MAX: Final = 63
 """VPP cuts names in its table so that they fit with their NUL (socket_api.c)."""
 
@@ -168,6 +170,10 @@ class ApiServer:
         if message.stream is not None and message.reply is None:
             for fields in self._details(name, handler, record):
                 client.put(self.encode(message.stream, fields, context=context))
+        elif message.stream is not None and message.reply is not None and handler is not None:
+            for fields in self._details(name, handler, record):
+                client.put(self.encode(message.stream, fields, context=context))
+            client.put(self.encode(message.reply, {"retval": 0, "cursor": NO_CURSOR}, context=context))
         elif message.reply is not None:
             answer = self._answer(message.reply, handler, record)
             client.put(self.encode(message.reply, answer, context=context, client_index=client.handle))
