@@ -1,7 +1,9 @@
 """``contiv init``: the first process of a vswitch. Starts the data plane, then the agent; restarts either.
 
 In comes the checked configuration; out go two children in this node's namespace: VPP (or its emulator) with a
-generated startup.conf, and ``contiv agent``. A data plane that already answers on its socket is attached to: who
+generated startup.conf, and ``contiv agent``. Before VPP starts, the STN daemon is asked whether a NIC that is to be
+stolen can be; one that VPP drives itself is stolen then and there, any other by the agent, when it is ready to carry
+the node. A data plane that already answers on its socket is attached to: who
 started it keeps it running. A child that ends, or does not come up, is started again with backoff; the agent notices a
 new VPP by itself. Only the very first start must succeed: a data plane that never ran is a wrong configuration, and
 the error with the end of its log is what an operator should see. SIGTERM, at any moment, ends the agent first, so that
@@ -22,8 +24,10 @@ import structlog
 
 from contiv.config import Config
 from contiv.errors import ContivError
+from contiv.network.render_nic import UPLINK, logical_name
 from contiv.processes import Process, ready, start
-from contiv.vpp.lifecycle import Sockets, choose, command, environment, startup_conf
+from contiv.stn.client import StnClient
+from contiv.vpp.lifecycle import Sockets, choose, command, environment, is_virtio, require_pci, startup_conf
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +71,7 @@ async def _children(config: Config, *, config_path: str | None, node: str) -> li
     if await answers(sockets.api):
         log.info("attaching to the data plane that runs", api=sockets.api)
         return [agent]
-    return [_Dataplane(config, sockets, logs / "dataplane.log"), agent]
+    return [_Dataplane(config, node, sockets, logs / "dataplane.log"), agent]
 
 
 async def _supervise(children: list[_Child]) -> None:
@@ -77,6 +81,30 @@ async def _supervise(children: list[_Child]) -> None:
     async with asyncio.TaskGroup() as group:
         for child in children:
             group.create_task(child.keep_running())
+
+
+async def pci_devices(config: Config, node: str, *, vpp_socket: str) -> dict[str, str]:
+    """The NICs that DPDK is to drive, PCI addresses by name; a NIC to steal is stolen now if it is one of them, so that
+    VPP finds it when it starts. VPP's driver for virtio takes NICs later, when the agent says so.
+
+    ConfigError for an address without a device; StnError when the NIC cannot be stolen or no daemon answers.
+    """
+    nics = config.nics(node)
+    found = {}
+    for number, other in enumerate(nics.others, start=1):
+        if other.is_pci:
+            require_pci(f"nodeConfig.otherVPPInterfaces[{number - 1}].interfaceName", other.interface_name)
+            found[logical_name(number)] = other.interface_name
+    if nics.steal or (config.steal_first_nic and not nics.main.interface_name):
+        client, driver = StnClient(config.stn_socket_file), config.vpp.nic_driver
+        nic = await client.info(nics.steal)
+        if driver and not is_virtio(nic.pci_address):
+            nic = await client.steal(nics.steal, vpp_socket=vpp_socket, vpp_driver=driver)
+            found[UPLINK] = nic.pci_address
+    elif nics.main.is_pci:
+        require_pci("nodeConfig.mainVPPInterface.interfaceName", nics.main.interface_name)
+        found[UPLINK] = nics.main.interface_name
+    return {name: address for name, address in found.items() if not is_virtio(address)}
 
 
 async def answers(path: str) -> bool:
@@ -150,9 +178,10 @@ class _Child:
 class _Dataplane(_Child):
     name = "dataplane"
 
-    def __init__(self, config: Config, sockets: Sockets, log_path: Path) -> None:
+    def __init__(self, config: Config, node: str, sockets: Sockets, log_path: Path) -> None:
         super().__init__(log_path)
         self._config = config
+        self._node = node
         self._sockets = sockets
         self._kind, self._prefix = choose(config.vpp)
 
@@ -165,7 +194,8 @@ class _Dataplane(_Child):
     async def prepare(self) -> None:
         run_dir = Path(self._sockets.run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "startup.conf").write_text(startup_conf(self._config.vpp, run_dir=str(run_dir)))
+        devices = await pci_devices(self._config, self._node, vpp_socket=self._sockets.api)
+        (run_dir / "startup.conf").write_text(startup_conf(self._config.vpp, run_dir=str(run_dir), devices=devices))
         for path in (self._sockets.api, self._sockets.cli, self._sockets.stats):
             Path(path).unlink(missing_ok=True)
 

@@ -157,7 +157,7 @@ async def test_a_data_plane_that_runs_and_does_not_serve_is_replaced(
     monkeypatch.setattr("contiv.init.READY_TIMEOUT_S", 1.0)
     vswitch = Vswitch(tmp_path)
     vpp = VppConfig(dataplane="vpp", prefix=str(tmp_path / "prefix"), run_dir=str(vswitch.run_dir))
-    child = _Dataplane(Config(vpp=vpp), Sockets(run_dir=str(vswitch.run_dir)), tmp_path / "log")
+    child = _Dataplane(Config(vpp=vpp), "node", Sockets(run_dir=str(vswitch.run_dir)), tmp_path / "log")
     await child.start()
     keeping = asyncio.create_task(child.keep_running())
     (vswitch.run_dir / "deaf").touch()
@@ -182,7 +182,7 @@ async def test_a_data_plane_that_never_serves_is_an_error_with_its_log(
     vswitch = Vswitch(tmp_path)
     (vswitch.run_dir / "deaf").touch()
     vpp = VppConfig(dataplane="vpp", prefix=str(tmp_path / "prefix"), run_dir=str(vswitch.run_dir))
-    child = _Dataplane(Config(vpp=vpp), Sockets(run_dir=str(vswitch.run_dir)), tmp_path / "log")
+    child = _Dataplane(Config(vpp=vpp), "node", Sockets(run_dir=str(vswitch.run_dir)), tmp_path / "log")
     with pytest.raises(ContivError, match="no API socket after"):
         await child.start()
     await child.stop(1.0)

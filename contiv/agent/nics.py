@@ -22,10 +22,8 @@ from contiv.network.render_nic import UPLINK, Nic, Uplink, Way, logical_name
 from contiv.nodeconfig import Interface, Nics, check_gateway
 from contiv.stn.client import StnClient
 from contiv.stn.model import NicInfo
-from contiv.vpp.lifecycle import require_pci
+from contiv.vpp.lifecycle import is_virtio, require_pci
 
-VIRTIO_VENDOR: Final = "0x1af4"
-"""As sysfs shows it (OASIS virtio 1.2, section 4.1.2)."""
 MAIN: Final = "nodeConfig.mainVPPInterface"
 GATEWAY: Final = "nodeConfig.gateway"
 
@@ -116,12 +114,6 @@ async def _nic(key: str, name: str, wanted: Interface, *, config: Config, worker
     return Nic(
         name=name, host_if=link.name, mac=link.mac, mtu=link.mtu, address=address, dhcp=wanted.use_dhcp
     )  # fmt: skip
-
-
-def is_virtio(address: str, *, devices: Path = PCI_DEVICES) -> bool:
-    """Whether the device at a PCI address is a virtio one, for which VPP has a driver of its own."""
-    vendor = devices / address / "vendor"
-    return vendor.exists() and vendor.read_text().strip() == VIRTIO_VENDOR
 
 
 def _look(key: str, name: str) -> links.Link:

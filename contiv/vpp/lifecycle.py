@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -25,6 +26,9 @@ PLUGINS: Final = ("acl", "af_packet", "cnat", "dhcp", "nat", "ping", "tap", "vxl
 DEFAULT_PREFIX: Final = "/opt/vpp"
 SEGMENT_PREFIX_MAX: Final = 40
 VHOST_NET: Final = "/dev/vhost-net"
+PCI_DEVICES: Final = Path("/sys/bus/pci/devices")
+VIRTIO_VENDOR: Final = "0x1af4"
+"""As sysfs shows it (OASIS virtio 1.2, section 4.1.2)."""
 
 Dataplane = Literal["vpp", "emulator"]
 
@@ -87,12 +91,13 @@ def choose(config: VppConfig) -> tuple[Dataplane, Path | None]:
     return "vpp", prefix
 
 
-def startup_conf(config: VppConfig, *, run_dir: str, uplink_pci: str = "") -> str:
-    """VPP's startup.conf. Without hugepages heap and buffers live on pages of 4 kB."""
+def startup_conf(config: VppConfig, *, run_dir: str, devices: Mapping[str, str] | None = None) -> str:
+    """VPP's startup.conf. Without hugepages heap and buffers live on pages of 4 kB. ``devices`` are the PCI addresses
+    of the NICs that DPDK drives, by the names that VPP is to call them."""
     sockets = Sockets(run_dir=run_dir)
     page = "default-hugepage" if config.hugepages else "4k"
     plugins = "\n".join(f"  plugin {name}_plugin.so {{ enable }}" for name in PLUGINS)
-    dpdk = f"\n  plugin dpdk_plugin.so {{ enable }}\n}}\ndpdk {{\n  dev {uplink_pci}" if uplink_pci else ""
+    dpdk = _dpdk(devices) if devices else ""
     workers = f"\n  workers {config.workers}" if config.workers else ""
     return f"""\
 unix {{
@@ -128,6 +133,35 @@ plugins {{
 {plugins}{dpdk}
 }}
 """
+
+
+def _dpdk(devices: Mapping[str, str]) -> str:
+    """The end of the plugins section and the start of DPDK's, which the template closes."""
+    lines = "\n".join(f"  dev {address} {{ name {name} }}" for name, address in sorted(devices.items()))
+    return f"\n  plugin dpdk_plugin.so {{ enable }}\n}}\ndpdk {{\n{lines}"
+
+
+def require_pci(key: str, address: str, *, devices: Path = PCI_DEVICES) -> None:
+    """Refuse a PCI address behind which there is no device, or one that the kernel drives."""
+    device = devices / address
+    if not device.exists():
+        raise ConfigError(key, address, "there is no such PCI device", remedy="write an address that lspci -D shows")
+    if (device / "net").exists():
+        names = ", ".join(sorted(each.name for each in (device / "net").iterdir()))
+        raise ConfigError(
+            key,
+            address,
+            f"the kernel drives it as {names}",
+            remedy="bind it to vfio-pci or uio_pci_generic, or name the link and let VPP open that",
+        )
+
+
+def is_virtio(address: str, *, devices: Path = PCI_DEVICES) -> bool:
+    """Whether the device at a PCI address is a virtio one, for which VPP has a driver of its own."""
+    try:
+        return (devices / address / "vendor").read_text().strip() == VIRTIO_VENDOR
+    except OSError:
+        return False
 
 
 def _segment_prefix(run_dir: str) -> str:

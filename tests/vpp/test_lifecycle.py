@@ -107,3 +107,23 @@ async def test_the_real_vpp_takes_the_startup_conf(tmp_path: Path, options: dict
             assert lacks == []
     finally:
         await vpp.stop()
+
+
+def test_devices_that_dpdk_drives_stand_in_startup_conf_with_their_names() -> None:
+    devices = {"uplink": "0000:00:08.0", "nic1": "0000:00:09.0"}
+    text = lifecycle_module.startup_conf(VppConfig(), run_dir="/run/vpp", devices=devices)
+    section = "dpdk {\n  dev 0000:00:09.0 { name nic1 }\n  dev 0000:00:08.0 { name uplink }\n}"
+    assert f"plugin dpdk_plugin.so {{ enable }}\n}}\n{section}" in text
+    assert text.count("{") == text.count("}")
+    assert "dpdk" not in lifecycle_module.startup_conf(VppConfig(), run_dir="/run/vpp")
+
+
+def test_a_wrong_pci_address_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such PCI device"):
+        lifecycle_module.require_pci("k", "0000:00:08.0", devices=tmp_path)
+    (tmp_path / "0000:00:08.0" / "net" / "eth7").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="the kernel drives it as eth7"):
+        lifecycle_module.require_pci("k", "0000:00:08.0", devices=tmp_path)
+    (tmp_path / "0000:00:08.0" / "vendor").write_text("0x1af4\n")
+    assert lifecycle_module.is_virtio("0000:00:08.0", devices=tmp_path)
+    assert not lifecycle_module.is_virtio("0000:00:09.0", devices=tmp_path)
