@@ -12,6 +12,10 @@ accord keeps its address.
   Elsewhere the host refuses, on a port without listener.
 - Policy Local and no endpoint here: dropped, by a route for the address alone.
 
+Backends weigh 2 each instead of 1 where that many fit. VPP draws from a linear congruential generator
+(vppinfra/random.h, random_u32) whose lowest bit alternates, and takes a second number for the port of a client that
+it hides: of two backends with weight 1 such clients always met the same one.
+
 NAT44-ED knows no ports of SCTP (nat44_ed_is_unk_proto in nat44_ed_inlines.h) and no IPv6: such claims are refused
 with a fault.
 """
@@ -28,7 +32,7 @@ from contiv.model.ip import Address
 from contiv.model.service import Backend
 from contiv.service.endpoints import LOCAL, Choice, Slice
 from contiv.service.frontends import PROTOCOLS, VXLAN_PORT, Claim, Kind, NodeView
-from contiv.service.renderer import Answer, Options, Part, Serving, refusing, serving
+from contiv.service.renderer import Answer, Options, Part, Serving, serving
 
 UDP: Final = PROTOCOLS["UDP"]
 SCTP: Final = PROTOCOLS["SCTP"]
@@ -36,7 +40,10 @@ MAIN_VRF: Final = 0
 TCP_TRANSITORY_S: Final = 240
 ICMP_S: Final = 60
 """VPP's own defaults (plugins/nat/lib/nat_inlines.h): connections that open or close, and echo requests."""
+WEIGHT_AT: Final = 6
+"""Where a record's weight stands: behind the address and port."""
 _RECORD: Final = struct.Struct(">IHBI")
+_DOUBLE: Final = bytes(min(2 * weight, 255) for weight in range(256))
 
 
 class Nat44Renderer:
@@ -119,9 +126,7 @@ class Nat44Renderer:
     def _records(self, answer: Serving, node: NodeView) -> bytes:
         if answer.answer is Answer.DROP:
             return b""
-        if answer.answer is Answer.REFUSE:
-            return self._pack((refusing(node),), (0, 0), node)
-        return self._pack(answer.parts, answer.choice, node)
+        return _doubled(self._pack(answer.parts, answer.choice, node))
 
     def _pack(self, parts: tuple[Part, ...], choice: Choice, node: NodeView) -> bytes:
         """As many as one mapping can take; of more, the node's consistent share."""
@@ -140,6 +145,16 @@ def _drops(claim: Claim, node: NodeView) -> bool:
     """Whether a route can drop the claim's traffic: a node's own address has other uses, and VPP answers nothing on
     a port of it that nobody has."""
     return claim.kind not in (Kind.NODE_PORT, Kind.HEALTH_CHECK) and not node.belongs_to_nodes(claim.address)
+
+
+def _doubled(records: bytes) -> bytes:
+    """The same shares with weights of which the lowest bit does not matter, as long as a mapping can take them."""
+    weights = records[WEIGHT_AT :: vpp.NAT_LOCAL_SIZE]
+    if 2 * sum(weights) > vpp.NAT_BACKENDS_MAX:
+        return records
+    doubled = bytearray(records)
+    doubled[WEIGHT_AT :: vpp.NAT_LOCAL_SIZE] = weights.translate(_DOUBLE)
+    return bytes(doubled)
 
 
 def _unpack(records: bytes) -> Iterator[Backend]:

@@ -39,9 +39,11 @@ class Part(msgspec.Struct, frozen=True, gc=False):
 
 
 class Serving(msgspec.Struct, frozen=True, gc=False):
-    """What stands behind a claim; ``choice`` picks the endpoints of ``parts`` when the answer is SERVE.
+    """What stands behind a claim: ``choice`` picks among the endpoints of ``parts``; where the answer is REFUSE, they
+    are a port of the host that nobody listens on.
 
-    ``hide_client``: the endpoint shall not see the client's address, so that its replies come back this way.
+    ``hide_client``: the endpoint shall not see the client's address, so that its replies come back this way. The
+    host, which answers health checks and refuses, may have no route to the client but this one.
     """
 
     answer: Answer
@@ -89,7 +91,7 @@ class Renderer(Protocol):
 def serving(service: kube.Service, claim: Claim, slices: Sequence[Slice], node: NodeView) -> Serving:
     """Who answers a claim on this node, by the service's traffic policies and its endpoints."""
     if claim.kind == Kind.HEALTH_CHECK:
-        return Serving(Answer.SERVE, (_host(node, claim.port),))
+        return Serving(Answer.SERVE, (_host(node, claim.port),), hide_client=True)
     external = claim.kind != Kind.CLUSTER_IP
     policy = service.external_traffic_policy if external else service.internal_traffic_policy
     local = policy == LOCAL_POLICY
@@ -109,12 +111,7 @@ def serving(service: kube.Service, claim: Claim, slices: Sequence[Slice], node: 
         return Serving(Answer.SERVE, parts, choice, external and not local)
     if local and choose(kinds, local=False, publish_not_ready=ready, distribution="") is not None:
         return Serving(Answer.DROP)
-    return Serving(Answer.REFUSE)
-
-
-def refusing(node: NodeView) -> Part:
-    """A backend that refuses whatever comes: a port of the own host where nobody listens."""
-    return _host(node, REFUSING_PORT)
+    return Serving(Answer.REFUSE, (_host(node, REFUSING_PORT),), hide_client=True)
 
 
 def _host(node: NodeView, port: int) -> Part:

@@ -393,13 +393,14 @@ class ServiceState:
                 continue
             backends = self.renderer.backends(answer, self.node)
             strange = foreign and any(each.address not in self.node.pods for each in backends)
-            if answer.hide_client or limits or strange:
+            hidden = answer.hide_client and answer.answer is Answer.SERVE
+            if hidden or limits or strange:
                 yield Frontend(
                     address=claim.address,
                     port=claim.port,
                     protocol=claim.protocol,
                     service=name,
-                    client_hidden=answer.hide_client,
+                    client_hidden=hidden,
                     backends=backends,
                     source_ranges=limits,
                 )
