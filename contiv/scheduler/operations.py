@@ -56,29 +56,42 @@ class Decisions(Struct):
     rank: Mapping[str, int]
 
 
-_Node = tuple[Verb, str]
-_Waits = defaultdict[_Node, set[_Node]]
-_VERBS = (Verb.DELETE, Verb.UPDATE, Verb.CREATE)
-_VERB_ORDER = {verb: position for position, verb in enumerate(_VERBS)}
+# A key leaves at most once and arrives at most once in a plan: its arrival (create or update) goes by the key itself,
+# its removal by the key with a mark in front. Strings cost the garbage collector nothing.
+_GONE = "\0"
+_Waits = defaultdict[str, list[str]]
 
 
 def order(decisions: Decisions) -> tuple[tuple[Operation, ...], tuple[str, ...]]:
     """All operations in order, and the keys of those that wait for one another in a circle (left out)."""
-    waits: _Waits = defaultdict(set)
+    waits: _Waits = defaultdict(list)
     late = _order_removals(decisions, waits)
     _order_arrivals(decisions, waits)
     _order_claims(decisions, waits, late)
-    nodes: list[_Node] = [(Verb.DELETE, key) for key in decisions.removed]
-    nodes += [(Verb.UPDATE if key in decisions.updates else Verb.CREATE, key) for key in decisions.rank]
     waves, stuck = _waves(waits)
-    placed = sorted((waves.get(node, 0), _VERB_ORDER[node[0]], node[1]) for node in nodes if node not in stuck)
-    position = {(_VERBS[verb], key): index for index, (_, verb, key) in enumerate(placed)} if waits else {}
-    operations = []
-    for wave, verb, key in placed:
-        before = waits.get((_VERBS[verb], key), ()) if waits else ()
-        after = tuple(sorted([position[node] for node in before])) if before else ()
-        operations.append(_operation(decisions, _VERBS[verb], key, wave=wave, after=after))
-    return tuple(operations), tuple(sorted({key for _, key in stuck}))
+    groups: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    for key in decisions.removed:
+        groups[waves.get(_GONE + key, 0), 0].append(_GONE + key)
+    for key in decisions.rank:
+        groups[waves.get(key, 0), 1 if key in decisions.updates else 2].append(key)
+    nodes = [node for place in sorted(groups) for node in sorted(groups[place]) if node not in stuck]
+    position = {node: index for index, node in enumerate(nodes)} if waits else {}
+    operations = tuple([_operation(decisions, node, waits, position, wave=waves.get(node, 0)) for node in nodes])
+    return operations, tuple(sorted({node.removeprefix(_GONE) for node in stuck}))
+
+
+def _operation(decisions: Decisions, node: str, waits: _Waits, position: Mapping[str, int], *, wave: int) -> Operation:
+    before = waits.get(node)
+    after = tuple(sorted({position[earlier] for earlier in before})) if before else ()
+    leaves = node.startswith(_GONE)
+    key = node[1:] if leaves else node
+    reason = decisions.removed.get(key, "")
+    if leaves:
+        return Operation(key, Verb.DELETE, decisions.actual.values[key], None, after, wave, reason)
+    desired = decisions.desired.values[key]
+    if key in decisions.updates:
+        return Operation(key, Verb.UPDATE, decisions.actual.values[key], desired, after, wave, reason)
+    return Operation(key, Verb.CREATE, None, desired, after, wave, reason)
 
 
 def _order_removals(decisions: Decisions, waits: _Waits) -> set[str]:
@@ -88,7 +101,7 @@ def _order_removals(decisions: Decisions, waits: _Waits) -> set[str]:
     for key in decisions.updates:
         for target in decisions.actual.targets(key):
             if target in decisions.removed and target not in decisions.returning:
-                waits[Verb.DELETE, target].add((Verb.UPDATE, key))
+                waits[_GONE + target].append(key)
                 late.append(target)
     delayed = set(late)
     while late:
@@ -101,10 +114,10 @@ def _order_removals(decisions: Decisions, waits: _Waits) -> set[str]:
         for need in decisions.actual.needs(key):
             gone = [k for k in need.keys if k in decisions.removed]
             if len(gone) == len([k for k in need.keys if k in decisions.actual]) > 0:
-                waits[Verb.DELETE, depth.lowest(gone)].add((Verb.DELETE, key))
+                waits[_GONE + depth.lowest(gone)].append(_GONE + key)
             for target in need.keys:
                 if target in decisions.updates and key not in delayed:
-                    waits[Verb.UPDATE, target].add((Verb.DELETE, key))
+                    waits[target].append(_GONE + key)
     return delayed
 
 
@@ -143,18 +156,14 @@ def _order_arrivals(decisions: Decisions, waits: _Waits) -> None:
     """Dependencies first; a key that is recreated goes before it comes."""
     for key, rank in decisions.rank.items():
         if key in decisions.removed:
-            waits[_arrival(decisions, key)].add((Verb.DELETE, key))
+            waits[key].append(_GONE + key)
         for need in decisions.desired.needs(key):
             if _stays(decisions, need):
                 continue
             for target in need.keys:
                 # Alternatives that were ranked later may themselves wait for this one.
                 if decisions.rank.get(target, rank) < rank:
-                    waits[_arrival(decisions, key)].add(_arrival(decisions, target))
-
-
-def _arrival(decisions: Decisions, key: str) -> _Node:
-    return (Verb.UPDATE if key in decisions.updates else Verb.CREATE, key)
+                    waits[key].append(target)
 
 
 def _stays(decisions: Decisions, need: Dependency) -> bool:
@@ -179,19 +188,19 @@ def _order_claims(decisions: Decisions, waits: _Waits, late: Collection[str]) ->
     for key in decisions.rank:
         for claim in decisions.registry.find(key).claims(key, decisions.desired.values[key]):
             for holder in freed.get(claim, ()):
-                waits[_arrival(decisions, key)].add((Verb.DELETE, holder))
+                waits[key].append(_GONE + holder)
 
 
-def _waves(waits: _Waits) -> tuple[dict[_Node, int], set[_Node]]:
+def _waves(waits: _Waits) -> tuple[dict[str, int], set[str]]:
     """The length of the longest chain before each node that waits, and the nodes that wait in a circle."""
-    followers: dict[_Node, list[_Node]] = {}
+    followers: dict[str, list[str]] = {}
     missing = {}
     for node, before in waits.items():
         missing[node] = len(before)
         for earlier in before:
             followers.setdefault(earlier, []).append(node)
     ready = [node for node in followers if node not in missing]
-    waves: dict[_Node, int] = {}
+    waves: dict[str, int] = {}
     wave = 0
     while ready:  # a node's longest chain comes from the last one that it waits for
         waves.update(dict.fromkeys(ready, wave))
@@ -204,12 +213,6 @@ def _waves(waits: _Waits) -> tuple[dict[_Node, int], set[_Node]]:
                     following.append(follower)
         ready = following
     return waves, missing.keys() - waves.keys()
-
-
-def _operation(decisions: Decisions, verb: Verb, key: str, *, wave: int, after: tuple[int, ...]) -> Operation:
-    old = None if verb is Verb.CREATE else decisions.actual.values[key]
-    new = None if verb is Verb.DELETE else decisions.desired.values[key]
-    return Operation(key, verb, old, new, after, wave, decisions.removed.get(key, ""))
 
 
 def reverse(
