@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 import structlog
@@ -48,24 +49,25 @@ class HealthServers:
 
     async def _open(self, port: int) -> None:
         app = web.Application()
-        app.router.add_get("/{path:.*}", lambda _: self._answer(port))
+        app.router.add_get("/{path:.*}", partial(self._answer, port))
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, port).start()
         except OSError as error:
             await runner.cleanup()
-            name = f"{self._checks[port].namespace}/{self._checks[port].name}"
-            log.error("health check port not served", service=name, port=port, error=str(error))
+            service = self._checks[port].service
+            log.error("health check port not served", service=service, port=port, error=str(error))
         else:
             self._servers[port] = runner
 
-    async def _answer(self, port: int) -> web.Response:
+    async def _answer(self, port: int, _: web.Request) -> web.Response:
         check = self._checks.get(port)
         if check is None:
             return web.Response(status=503)
+        namespace, _, name = check.service.partition("/")
         body = {
-            "service": {"namespace": check.namespace, "name": check.name},
+            "service": {"namespace": namespace, "name": name},
             "localEndpoints": check.endpoints,
             "serviceProxyHealthy": True,
         }

@@ -20,14 +20,7 @@ from contiv.model import kube, vpp
 from contiv.model.ip import Address
 from contiv.model.service import Frontend, FrontendKey
 from contiv.service.endpoints import Fault, Place, Slice, parse, ready_here
-from contiv.service.frontends import (
-    Claim,
-    Kind,
-    NodeView,
-    claims_of,
-    has_health_check,
-    source_ranges,
-)
+from contiv.service.frontends import Claim, Kind, NodeView, claims_of, source_ranges
 from contiv.service.renderer import Answer, Renderer, serving
 
 Changes = dict[str, msgspec.Struct | None]
@@ -37,10 +30,9 @@ ROUTES: Final = vpp.ROUTE
 
 
 class HealthCheck(msgspec.Struct, frozen=True):
-    """What a load balancer learns at a service's health check port: ready endpoints on this node."""
+    """What a load balancer learns of ``service`` (``namespace/name``): its ready endpoints on this node."""
 
-    namespace: str
-    name: str
+    service: str
     endpoints: int
 
 
@@ -361,15 +353,15 @@ class ServiceState:
         return bool(users)
 
     def _check_health(self, name: str, entry: _Entry | None) -> None:
-        port = self._health_ports.pop(name, None)
-        if port is not None:
-            del self.health[port]
-        if entry is not None and has_health_check(entry.service):
-            service = entry.service
-            port = service.health_check_node_port
-            if port not in self.health:
-                self.health[port] = HealthCheck(service.namespace, service.name, ready_here(self._of(name)))
-                self._health_ports[name] = port
+        """The check of the service that holds the port, if it is this one's."""
+        before = self._health_ports.pop(name, None)
+        if before is not None and before in self.health and self.health[before].service == name:
+            del self.health[before]
+        if entry is None or not any(claim.kind == Kind.HEALTH_CHECK for claim in self._held(name)):
+            return
+        port = entry.service.health_check_node_port
+        self.health[port] = HealthCheck(name, ready_here(self._of(name)))
+        self._health_ports[name] = port
 
     # ------------------------------------------------------------------ what policies and people see
 
