@@ -30,6 +30,7 @@ from contiv.agent.feed import Feed
 from contiv.agent.leases import Leases
 from contiv.agent.metrics import AgentMetrics
 from contiv.agent.persistence import Persistence
+from contiv.agent.policies import Policies
 from contiv.agent.rest import Views
 from contiv.agent.status import publish
 from contiv.cni import server as cni_server
@@ -166,6 +167,7 @@ class _Agent:
             mtu=config.mtu_size,
             vni=config.vxlan_vni,
             transport=config.node_to_node_transport,
+            policies=True,
         )
         uplink = chosen.uplink
         if uplink is not None and uplink.address is None and me.uplink:
@@ -175,10 +177,15 @@ class _Agent:
         self.source = FibSource(vpp)
         self.scheduler = Scheduler([*descriptors(vpp, self.interfaces, self.source), *linux_descriptors(workers)])
         handler = NetworkHandler(self.network, persistence, self._push)
+        self.policies = Policies(self.network)
         self.metrics = AgentMetrics(self.registry)
         settings = Settings(periodic_resync_s=config.periodic_healing_interval_s or None)
         self.controller: Controller[ClusterState] = Controller(
-            self.scheduler, [handler], state=ClusterState(), settings=settings, metrics=self.metrics
+            self.scheduler,
+            [handler, self.policies.handler],
+            state=ClusterState(),
+            settings=settings,
+            metrics=self.metrics,
         )
         self.custody = Custody(config, chosen.stolen, vpp, self.scheduler, self.network) if chosen.stolen else None
         self.leases = Leases(vpp, self.interfaces, self.network)
@@ -239,7 +246,9 @@ class _Agent:
         status = self._status(self.config.rest_listen)
         views = Views(status, self.network, self.controller, self._problems)
         address = await stack.enter_async_context(
-            metrics.serve(self.config.rest_listen, self.registry, self.health, routes=views.routes())
+            metrics.serve(
+                self.config.rest_listen, self.registry, self.health, routes=[*views.routes(), *self.policies.routes()]
+            )
         )
         return address if address.startswith("unix:") else f"http://{address}"
 
