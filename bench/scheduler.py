@@ -181,7 +181,7 @@ def a_scheduler(client: Any) -> Scheduler:
     """A scheduler that knows nothing yet."""
     interfaces = Interfaces()
     every = [*descriptors(client, interfaces, FibSource(client)), *nat_descriptors(client, interfaces)]
-    return Scheduler({each.name: each for each in every}.values())
+    return Scheduler(every)
 
 
 def show(services: int, endpoints: int, all_: Figures, tenth: Figures) -> None:

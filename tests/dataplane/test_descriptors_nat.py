@@ -81,7 +81,7 @@ class Recorded:
 def a_scheduler(vpp: Any) -> Scheduler:
     interfaces = Interfaces()
     every = [*descriptors(vpp, interfaces, FibSource(vpp)), *nat_descriptors(vpp, interfaces)]
-    return Scheduler({each.name: each for each in every}.values(), settings=Settings(attempts_max=1))
+    return Scheduler(every, settings=Settings(attempts_max=1))
 
 
 @pytest.fixture

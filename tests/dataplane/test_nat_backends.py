@@ -64,7 +64,7 @@ class Bench:
         self.vpp = vpp
         interfaces = Interfaces()
         every = [*descriptors(vpp, interfaces, FibSource(vpp)), *nat_descriptors(vpp, interfaces)]
-        self.scheduler = Scheduler({each.name: each for each in every}.values())
+        self.scheduler = Scheduler(every)
         self.pods = {address: Pod(node, name, address, n) for n, (address, name) in enumerate(SERVERS.items(), 2)}
         self.pods[CLIENT] = Pod(node, "client", CLIENT, 10)
         self._servers: list[asyncio.Server] = []

@@ -1,6 +1,6 @@
 """Desired VPP objects become binary API calls here, one descriptor a kind of object.
 
-``descriptors(api)`` gives them all, wired to one index of interfaces. Nothing here decides what should exist or when
+``descriptors(api)`` gives them, wired to one index of interfaces. Nothing here decides what should exist or when
 a call is made: that is the scheduler's. ``base`` has what they share.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["Api", "FibSource", "Interfaces", "descriptors", "nat_descriptors"]
 
 
 def descriptors(api: Api, interfaces: Interfaces, source: FibSource) -> tuple[Descriptor[Any, Any], ...]:
-    """One of each kind, for one VPP."""
+    """One of each kind but NAT44-ED's, for one VPP."""
     lists = AccessLists()
     return (
         InterfaceDescriptor(api, interfaces),
@@ -56,7 +56,7 @@ def descriptors(api: Api, interfaces: Interfaces, source: FibSource) -> tuple[De
 
 
 def nat_descriptors(api: Api, interfaces: Interfaces) -> tuple[Descriptor[Any, Any], ...]:
-    """Those of NAT44-ED."""
+    """One of each kind of NAT44-ED's, for agents that translate services with it."""
     return (
         NatSettingsDescriptor(api),
         NatInterfaceDescriptor(api, interfaces),
