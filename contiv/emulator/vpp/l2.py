@@ -49,14 +49,19 @@ class L2Nodes:
         return self._forward(packet, bridge)
 
     def bvi_output(self, packet: Packet) -> Node | None:
-        """What the router sends out of a BVI enters the bridge domain there (bvi-tx)."""
+        """What the router sends out of a BVI enters the bridge domain there (bvi-tx).
+
+        A loopback without a bridge domain receives what it sends (simulated_ethernet_interface_tx).
+        """
         packet.rx = packet.tx
         packet.fib = None
         packet.local = False
         packet.loops += 1
-        if packet.rx.l2 is None:
-            return self._drop(packet, "bvi-tx", "bvi has no bridge domain")
-        return self.input
+        if packet.rx.l2 is not None:
+            return self.input
+        if packet.rx.kind == "loopback":
+            return self._graph.ethernet.input
+        return self._drop(packet, "bvi-tx", "bvi has no bridge domain")
 
     def _forward(self, packet: Packet, bridge: Bridge) -> Node | None:
         """l2-fwd: a known unicast address, else l2-uu-flood."""

@@ -217,10 +217,10 @@ class Machine:
     def bind(self, interface: Interface, version: int, table_id: int) -> None:
         """Look what an interface receives up in another table. Refusal with addresses on it, or without the table."""
         fib = self.fib(version, table_id)
+        if (interface.unnumbered or interface).addresses(version):
+            raise Refusal("ADDRESS_FOUND_FOR_INTERFACE")
         if fib is interface.fib(version):
             return
-        if interface.addresses(version) or interface.unnumbered is not None:
-            raise Refusal("ADDRESS_FOUND_FOR_INTERFACE")
         neighbours = self.neighbours(version)
         neighbours.uninstall(interface)
         before = interface.fib(version)
@@ -294,6 +294,9 @@ class Machine:
             first = address.value >> room << room
             last = first | (1 << room) - 1
             wanted[1:1] = [(edge, bits, drop) for edge in (first, last) if edge != address.value]
+        elif version == 4 and room == 1:  # two addresses: ours and the other one (RFC 3021)
+            other = Path(interface.index, address.value ^ 1, version)
+            wanted.append((address.value ^ 1, bits, Contribution((other,), EntryFlag.ATTACHED)))
         for value, length, contribution in wanted:
             if add:
                 fib.put(value, length, source=sources.INTERFACE, contribution=contribution)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from contiv.emulator.vpp import sources
 from contiv.emulator.vpp.adjacency import GLEAN, INCOMPLETE
 from contiv.emulator.vpp.checksum import ones_sum
+from contiv.emulator.vpp.fib import Contribution
 from contiv.emulator.vpp.ip4 import flow_hash4, mix
 from contiv.emulator.vpp.packet import ETHERNET_LENGTH, IPPROTO_UDP, Packet
 
@@ -57,6 +59,8 @@ class Tunnel(msgspec.Struct):
     vni: int
     decap_next: int
     is_l3: bool
+    mcast_sw_if_index: int = 0
+    """As it was given; tunnels here are to one address."""
     outer_sum: int = 0
     remote_track: int = 0
 
@@ -97,11 +101,15 @@ class VxlanNodes:
         self._by_interface[tunnel.interface.index] = tunnel
         tunnel.interface.transmit = self.encap
         self._ip4.udp_ports.setdefault(tunnel.source_port, self.input)
+        fib = tunnel.fib
+        fib.put(tunnel.destination, fib.bits, source=sources.RECURSION, contribution=Contribution(()))
 
     def remove(self, tunnel: Tunnel) -> None:
         """Take a tunnel out of service. The port stays ours, as on VPP."""
         del self._by_key[tunnel.key]
         del self._by_interface[tunnel.interface.index]
+        if not any(t.fib is tunnel.fib and t.destination == tunnel.destination for t in self._by_key.values()):
+            tunnel.fib.drop_source(tunnel.destination, tunnel.fib.bits, source=sources.RECURSION)
 
     def probe(self) -> None:
         """Ask for link addresses that tunnels need and nobody has told, once after each change of the tables.

@@ -25,13 +25,14 @@ ETH_P_ALL: Final = 0x0003
 SOL_PACKET: Final = 263
 PACKET_VNET_HDR, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING = 15, 20, 23  # linux/if_packet.h
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
-SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914  # linux/sockios.h
+SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFMTU = 0x8913, 0x8914, 0x8922  # linux/sockios.h
 IFF_UP: Final = 1
 BUFFER_BYTES: Final = 8 << 20
 """Socket buffers: some hundred super frames, so that a burst waits here while the API is served."""
 FRAMES_PER_TURN: Final = 32
 """Frames that one interface may hand over before the others, and the API, have their turn."""
 _IFREQ: Final = struct.Struct("=16sh14x")
+_IFREQ_MTU: Final = struct.Struct("=16si12x")
 
 
 class AfPacketDevice:
@@ -89,6 +90,14 @@ class AfPacketDevice:
             except OSError as error:
                 if error.errno != errno.ENODEV:
                     raise
+
+    def set_host_mtu(self, mtu: int) -> None:
+        """Set the MTU of the kernel's link. Refusal SYSCALL_ERROR_1 for one that it does not take."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+            try:
+                fcntl.ioctl(channel, SIOCSIFMTU, _IFREQ_MTU.pack(self.host_if.encode(), mtu))
+            except OSError:
+                raise Refusal("SYSCALL_ERROR_1") from None
 
     def receive(self) -> None:
         """Carry what waits, at most a turn's share of it, through the graph."""

@@ -192,37 +192,53 @@ class DeviceHandlers:
 
     def vxlan_add_del_tunnel_v3(self, message: Any) -> Fields:
         source, destination = message.src_address, message.dst_address
-        if source.version != destination.version or source.version != 4:
-            raise Refusal("UNSUPPORTED")
-        fib = self._machine.family(4).tables.get(message.encap_vrf_id)
+        fib = self._machine.family(source.version).tables.get(message.encap_vrf_id)
         if fib is None:
             raise Refusal("NO_SUCH_FIB")
-        if message.is_add and source == destination:
+        if source.version != destination.version:
+            raise Refusal("INVALID_VALUE")
+        if source == destination:
             raise Refusal("SAME_SRC_DST")
+        if destination.is_multicast:
+            self._machine.interface(message.mcast_sw_if_index)
+        if source.version != 4 or destination.is_multicast:
+            raise Refusal("UNSUPPORTED")
         key = TunnelKey(fib.table_id, int(source), int(destination), message.src_port or 4789, message.vni)
         present = self._machine.graph.vxlan.find(key)
         if not message.is_add:
             return {"sw_if_index": self._delete_tunnel(present)}
         if present is not None:
             raise Refusal("TUNNEL_EXIST")
-        wanted = None if message.instance == NO_INTERFACE else message.instance
-        if wanted is not None and wanted >= INSTANCES_MAX:
-            raise Refusal("INSTANCE_IN_USE")
-        instance = self._machine.interfaces.take_instance("vxlan", wanted)
-        if instance is None:
-            raise Refusal("INSTANCE_IN_USE")
-        interface = self._machine.add_interface(
-            f"vxlan_tunnel{instance}", kind="vxlan", dev_type="VXLAN", mac=random_mac(), transmit=self._nowhere, up=True
-        )
-        self._instances[interface.index] = instance
+        decap_next = L2_INPUT_NEXT if message.decap_next_index == NO_INTERFACE else message.decap_next_index
+        if decap_next > L2_INPUT_NEXT:
+            raise Refusal("INVALID_DECAP_NEXT")
+        interface, instance = self._tunnel_interface(message.instance, is_l3=bool(message.is_l3))
         tunnel = Tunnel(
             interface=interface, instance=instance, source=key.local, destination=key.remote, source_port=key.port,
-            destination_port=message.dst_port or 4789, fib=fib, vni=key.vni, decap_next=L2_INPUT_NEXT,
-            is_l3=bool(message.is_l3),
+            destination_port=message.dst_port or 4789, fib=fib, vni=key.vni, decap_next=decap_next,
+            is_l3=bool(message.is_l3), mcast_sw_if_index=message.mcast_sw_if_index,
         )  # fmt: skip
         fib.bound += 1
         self._machine.graph.vxlan.add(tunnel)
         return {"sw_if_index": interface.index}
+
+    def _tunnel_interface(self, wanted: int, *, is_l3: bool) -> tuple[Interface, int]:
+        """An interface for a tunnel, with its number. One for layer 3 alone has no link address and names no MTU."""
+        if wanted != NO_INTERFACE and wanted >= INSTANCES_MAX:
+            raise Refusal("INSTANCE_IN_USE")
+        instance = self._machine.interfaces.take_instance("vxlan", None if wanted == NO_INTERFACE else wanted)
+        if instance is None:
+            raise Refusal("INSTANCE_IN_USE")
+        interface = self._machine.add_interface(
+            f"vxlan_tunnel{instance}", kind="vxlan", dev_type="VXLAN", mac=bytes(6) if is_l3 else random_mac(),
+            transmit=self._nowhere, up=True,
+        )  # fmt: skip
+        if is_l3:
+            interface.is_ethernet = False
+            interface.link_mtu = 0
+            interface.mtu = [0, 0, 0, 0]
+        self._instances[interface.index] = instance
+        return interface, instance
 
     def vxlan_tunnel_v2_dump(self, message: Any) -> Iterable[Fields]:
         for tunnel in self._machine.graph.vxlan.tunnels():
@@ -231,7 +247,7 @@ class DeviceHandlers:
                     "sw_if_index": tunnel.interface.index, "instance": tunnel.instance,
                     "src_address": address(4, tunnel.source), "dst_address": address(4, tunnel.destination),
                     "src_port": tunnel.source_port, "dst_port": tunnel.destination_port,
-                    "mcast_sw_if_index": NO_INTERFACE, "encap_vrf_id": tunnel.fib.table_id,
+                    "mcast_sw_if_index": tunnel.mcast_sw_if_index, "encap_vrf_id": tunnel.fib.table_id,
                     "decap_next_index": tunnel.decap_next, "vni": tunnel.vni,
                 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from contiv.emulator.vpp.arp import ProxyRange
 from contiv.emulator.vpp.handlers.convert import address, interface_parts, interface_prefix, mac_bytes
 from contiv.emulator.vpp.interface import NO_INTERFACE, InterfaceAddress
 from contiv.emulator.vpp.refusal import Refusal
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 ADMIN_UP: Final = 1
 FAMILIES: Final = (4, 6)
+FRAME_OVERHEAD: Final = 22
+"""Link header and two tags; VPP adds them twice for a kernel's link (af_packet_eth_set_max_frame_size)."""
 
 
 class InterfaceHandlers:
@@ -53,9 +56,19 @@ class InterfaceHandlers:
             self._machine.family(version).invalidate()
 
     def hw_interface_set_mtu(self, message: Any) -> None:
+        """Only a VXLAN tunnel and a link of the kernel's can (vnet_hw_interface_set_max_frame_size)."""
         interface = self._machine.interface(message.sw_if_index)
+        if not interface.is_ethernet or interface.kind == "local":
+            raise Refusal("FEATURE_DISABLED")
+        host = self._hosts.get(interface.index)
+        if host is None and interface.kind != "vxlan":
+            raise Refusal("UNSUPPORTED")
+        if host is not None and message.mtu != interface.link_mtu:
+            host.set_host_mtu(message.mtu + 2 * FRAME_OVERHEAD)
         interface.link_mtu = message.mtu
         interface.set_mtu((message.mtu, *interface.mtu[1:]))
+        for version in FAMILIES:
+            self._machine.family(version).invalidate()
 
     def sw_interface_set_mac_address(self, message: Any) -> None:
         self._machine.set_mac(self._machine.interface(message.sw_if_index), mac_bytes(message.mac_address))
@@ -137,6 +150,19 @@ class InterfaceHandlers:
         return {"vrf_id": interface.fib(6 if message.is_ipv6 else 4).table_id}
 
     # -- ARP proxy (vnet/arp/arp.api) -------------------------------------------------------------------------------
+
+    def proxy_arp_add_del(self, message: Any) -> None:
+        wanted = message.proxy
+        table = self._machine.fib(4, wanted.table_id)
+        proxied = ProxyRange(table.table_id, int(wanted.low), int(wanted.hi))
+        ranges = self._machine.graph.arp.proxy_ranges
+        if message.is_add:
+            if proxied not in ranges:
+                ranges.append(proxied)
+        elif proxied in ranges:
+            ranges.remove(proxied)
+        else:
+            raise Refusal("NO_SUCH_ENTRY")
 
     def proxy_arp_intfc_enable_disable(self, message: Any) -> None:
         self._machine.interface(message.sw_if_index).proxy_arp = bool(message.enable)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from contiv.emulator.vpp import sources
 from contiv.emulator.vpp.fib import Contribution, EntryFlag, Path, PathType
 from contiv.emulator.vpp.handlers.convert import address, entry_prefix, mac_bytes, prefix_parts
 from contiv.emulator.vpp.interface import NO_INTERFACE
@@ -79,7 +82,8 @@ class IpHandlers:
         fib = self._machine.fib(version, route.table_id)
         if not route.paths and (message.is_add or message.is_multipath):
             raise Refusal("NO_PATHS_IN_ROUTE")
-        paths = tuple(dict.fromkeys(self._decode(path) for path in route.paths))
+        given = tuple(dict.fromkeys(self._decode(path) for path in route.paths))
+        paths = tuple(_fixed_up(path, value, host=length == fib.bits) for path in given)
         entry = fib.exact(value, length)
         present: tuple[Path, ...] = ()
         if message.is_multipath and entry is not None and source in entry.sources:
@@ -88,10 +92,10 @@ class IpHandlers:
         kept = tuple(path for path in present if path.identity not in changed)
         wanted = (*kept, *paths) if message.is_add else kept
         if wanted:
-            fib.put(value, length, source=source, contribution=Contribution(wanted, _flags(wanted)))
+            fib.put(value, length, source=source, contribution=Contribution(wanted, _flags(wanted, value)))
         else:
             fib.drop_source(value, length, source=source)
-        for path in paths if message.is_add else ():
+        for path in given if message.is_add else ():
             self._machine.probe(version, path.sw_if_index, path.next_hop)
         entry = fib.exact(value, length)
         return {"stats_index": NO_INDEX if entry is None else entry.index}
@@ -176,22 +180,37 @@ class IpHandlers:
                 self._machine.neighbours(version).flush(interface)
 
 
-def _flags(paths: tuple[Path, ...]) -> EntryFlag:
-    """What paths make of their entry: attached when one leads out without a next hop."""
+def _fixed_up(path: Path, value: int, *, host: bool) -> Path:
+    """A path out of an interface without a next hop leads to one address itself (fib_table_route_path_fixup)."""
+    if host and path.type is PathType.NORMAL and not path.next_hop and path.sw_if_index != NO_INTERFACE:
+        return msgspec.structs.replace(path, next_hop=value)
+    return path
+
+
+def _flags(paths: tuple[Path, ...], value: int) -> EntryFlag:
+    """What paths make of their entry: attached when one leads out without another next hop than the entry itself."""
     flags = EntryFlag.NONE
     for path in paths:
         flags |= FLAGS.get(path.type, EntryFlag.NONE)
-        if path.type is PathType.NORMAL and not path.next_hop and path.sw_if_index != NO_INTERFACE:
+        if path.type is PathType.NORMAL and path.next_hop in {0, value} and path.sw_if_index != NO_INTERFACE:
             flags |= EntryFlag.ATTACHED
     return flags
 
 
 def _route(entry: Entry) -> dict[str, Any]:
-    paths = [_path(path) for path in entry.contribution.paths]
+    paths = [_path(path) for path in _paths(entry)]
     return {
         "table_id": entry.fib.table_id, "stats_index": entry.index, "prefix": entry_prefix(entry),
         "n_paths": len(paths), "paths": paths,
     }  # fmt: skip
+
+
+def _paths(entry: Entry) -> tuple[Path, ...]:
+    """The paths of an entry; one that only tunnels follow shows its cover's (fib_entry_src_rr.c)."""
+    if entry.best != sources.RECURSION:
+        return entry.contribution.paths
+    cover = entry.fib.match(entry.value, length_max=entry.length - 1)
+    return tuple(_fixed_up(path, entry.value, host=entry.is_host()) for path in cover.contribution.paths)
 
 
 def _path(path: Path) -> dict[str, Any]:

@@ -117,13 +117,15 @@ class L2Handlers:
             raise Refusal("NO_SUCH_ENTRY")
         mac = mac_bytes(message.mac)
         if not message.is_add:
-            if not bridge.forget(mac):
+            entry = bridge.macs.get(mac)
+            if entry is None or message.sw_if_index not in {0, _index(entry.interface)}:
                 raise Refusal("NO_SUCH_ENTRY")
+            bridge.forget(mac)
             return
         interface = None
         if not message.filter_mac:
             interface = self._machine.interface(message.sw_if_index)
-            if interface.l2 is None or interface.l2.bridge is not bridge:
+            if interface.l2 is None:  # a port of another bridge domain will do
                 raise Refusal("INVALID_SW_IF_INDEX")
         bridge.forget(mac)
         static = bool(message.static_mac or message.filter_mac or message.bvi_mac)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from contiv.emulator.vpp.interface import Interface
     from contiv.emulator.vpp.machine import Machine
 
+LEARN_LIMIT: Final = 16_777_216
+"""Addresses that a bridge domain learns at most (L2LEARN_DEFAULT_LIMIT); shown, not enforced."""
 VERSION_LINE: Final = "vpp v26.06-emulated, the emulated VPP of Contiv/VPP (contiv.emulator.vpp)"
 
 
@@ -76,7 +78,8 @@ class Cli:
             yield f"{interface.name} ({'up' if interface.admin_up else 'dn'}):"
             if interface.l2 is not None:
                 bd_id, shg = interface.l2.bridge.bd_id, interface.l2.shg
-                yield f"  L2 bridge bd-id {bd_id} idx {bd_id} shg {shg}"
+                mark = "bvi" if interface.l2.bridge.bvi is interface else " "
+                yield f"  L2 bridge bd-id {bd_id} idx {bd_id} shg {shg} {mark}"
             owner = interface
             if interface.unnumbered is not None:
                 owner = interface.unnumbered
@@ -152,7 +155,8 @@ class Cli:
 
     def _bridges(self, words: list[str]) -> Iterator[str]:
         yield (
-            "  BD-ID   Index   BSN  Age(min)  Learning  U-Forwrd   UU-Flood   Flooding  ARP-Term  arp-ufwd   BVI-Intf "
+            "  BD-ID   Index   BSN  Age(min)  Learning  U-Forwrd   UU-Flood   Flooding  ARP-Term  arp-ufwd"
+            " Learn-co Learn-li   BVI-Intf "
         )
         wanted = words[0] if words and words[0].isdigit() else ""
         for number, bridge in enumerate(self._machine.graph.bridges, start=1):
@@ -162,8 +166,10 @@ class Cli:
             bvi = bridge.bvi.name if bridge.bvi is not None else "N/A"
             switches = [_on(bridge.learn), _on(bridge.forward), "flood" if bridge.uu_flood else "drop"]
             switches += [_on(bridge.flood), _on(bridge.arp_term), _on(bridge.arp_ufwd)]
-            row = "".join(f"{text:^10}" for text in switches)
-            yield f"{bridge.bd_id:>5}{number:>8}{0:>7}{age:>8}   {row}{bvi:^12}"
+            row = " ".join(_centred(text, width) for text, width in zip(switches, (9, 9, 11, 9, 9, 9), strict=True))
+            learned = sum(entry.learned for entry in bridge.macs.values())
+            head = f"{_centred(bridge.bd_id, 8)} {_centred(number, 7)} {_centred(0, 4)} {_centred(age, 9)}"
+            yield f"{head} {row} {_centred(learned, 8)} {LEARN_LIMIT} {_centred(bvi, 11)}"
             if "detail" in words:
                 yield f"\n{'Interface':>20}{'If-idx':>17} ISN  SHG  BVI  TxFlood        VLAN-Tag-Rewrite       "
                 for port in bridge.ports:
@@ -232,6 +238,13 @@ def _prefix(entry: Entry) -> str:
 
 def _text(version: int, value: int) -> str:
     return str(ipaddress.IPv4Address(value) if version == 4 else ipaddress.IPv6Address(value))
+
+
+def _centred(value: object, width: int) -> str:
+    """In the middle of a column, rather right than left, as VPP's ``%=`` has it."""
+    text = str(value)
+    left = (width - len(text) + 1) // 2
+    return f"{' ' * left}{text}".ljust(width)
 
 
 def _on(state: bool) -> str:
