@@ -17,16 +17,19 @@ from typing import Any, Final, Self
 import aiohttp
 
 from contiv import processes
-from contiv.demo import commands, traces
+from contiv.demo import commands, outside, traces
 from contiv.demo.api import Api, ApiRefusal, Object, key_of
 from contiv.demo.endpoints import EndpointSlices
 from contiv.demo.kubelet import Kubelet
 from contiv.demo.node import Node, name_of
+from contiv.demo.outside import Outside
 from contiv.demo.placement import Placement
 from contiv.demo.rundir import RunDirectory
 from contiv.demo.wire import Wire
 from contiv.errors import DemoError
 from contiv.linux.netns import Workers
+from contiv.model.ip import Address
+from contiv.store.client import Etcd
 from contiv.store.embedded import EmbeddedEtcd
 
 API_READY_S: Final = 20.0
@@ -42,7 +45,8 @@ Say = Callable[[str], None]
 class DemoCluster:
     """An async context manager; inside, all nodes are Ready.
 
-    ``config`` has keys of a node's configuration that differ from the demo's.
+    ``config`` has keys of a node's configuration that differ from the demo's; ``nics`` is one of ``commands.NICS``.
+    ``with_outside`` says whether there is a host outside of the cluster, the nodes' router; some ``nics`` need it.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class DemoCluster:
         kubeconfig: str | None = None,
         directory: Path | None = None,
         config: Mapping[str, Any] | None = None,
+        nics: str = "two",
+        with_outside: bool = False,
         say: Say = lambda _: None,
     ) -> None:
         if not 1 <= nodes <= NODES_MAX:
@@ -60,11 +66,16 @@ class DemoCluster:
         self._count = nodes
         self._dataplane = dataplane
         self._config = dict(config or {})
+        if nics not in commands.NICS:
+            raise DemoError(f"nics = {nics!r}: unknown; choose one of {', '.join(commands.NICS)}")
+        self.nics = nics
+        self._wants_outside = with_outside or nics != "two"
         self._given_kubeconfig = kubeconfig
         self._say = say
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.rundir = RunDirectory(directory)
+        self.outside: Outside | None = None
         self.nodes: list[Node] = []
         self.kubelets: dict[str, Kubelet] = {}
         self.kubeconfig = kubeconfig or ""
@@ -164,11 +175,36 @@ class DemoCluster:
         self._stack.push_async_callback(self._stop_nodes)
         wire = Wire(self.workers, self.rundir.namespace("wire"))
         await wire.build()
+        gateway = await self._build_outside(wire)
         for number in range(1, self._count + 1):
             node = Node(number, rundir=self.rundir, workers=self.workers)
             self.nodes.append(node)
-            await node.start(wire, etcd=self.etcd, dataplane=self._dataplane, config=self._config)
+            await node.start(
+                wire,
+                etcd=self.etcd,
+                dataplane=self._dataplane,
+                nics=self.nics,
+                gateway=gateway,
+                config=self._config,
+            )
             self._guard(node.init)
+
+    async def _build_outside(self, wire: Wire) -> Address | None:
+        """The host outside, where one is wanted; its address."""
+        if not self._wants_outside:
+            return None
+        self.outside = Outside(self.workers, self.rundir.namespace("world"), self.rundir.path)
+        self._stack.push_async_callback(self.outside.stop)
+        await self.outside.build(wire)
+        if self.nics == "dhcp":
+            await self.outside.serve_dhcp()
+        return outside.ADDRESS.address
+
+    async def route_outside(self) -> None:
+        """Let the host outside know the way to the pods of every node."""
+        if self.outside is not None:
+            async with await Etcd.connect([self.etcd]) as etcd:
+                await self.outside.learn(etcd)
 
     async def _stop_nodes(self) -> None:
         await asyncio.gather(*(node.stop() for node in self.nodes))

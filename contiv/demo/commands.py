@@ -23,6 +23,8 @@ CNI_VERSION: Final = "1.1.0"
 PLUGIN: Final = "contiv-cni"
 PLUGIN_PATH_VARIABLE: Final = "CONTIV_CNI_PATH"
 PREPARED_INTERFACES: Final = 16
+NICS: Final = ("two", "one", "dhcp")
+"""A second NIC for VPP alone; the host's only one, stolen; a second one, addressed by DHCP."""
 INSTALLED_PLUGINS: Final = Path("/opt/cni/bin")
 
 
@@ -41,8 +43,22 @@ def init(*, config: Path, node: str) -> list[str]:
     return [*CONTIV, "init", "--config", str(config), "--node", node]
 
 
-def node_config(directory: Path, *, node: str, etcd: str, dataplane: str) -> dict[str, Any]:
-    """What differs from the defaults on a node of the demo."""
+def stn(*, config: Path) -> list[str]:
+    """A node's STN daemon."""
+    return [*CONTIV, "stn", "--config", str(config)]
+
+
+def node_config(
+    directory: Path, *, node: str, etcd: str, dataplane: str, nics: str = "two", gateway: str = ""
+) -> dict[str, Any]:
+    """What differs from the defaults on a node of the demo. ``nics``: one of ``NICS``."""
+    section: dict[str, Any] = {"nodeName": node}
+    if nics == "one":
+        section |= {"stealInterface": UPLINK}
+    else:
+        section |= {"mainVPPInterface": {"interfaceName": UPLINK, "useDHCP": nics == "dhcp"}}
+    if gateway and nics == "two":
+        section |= {"gateway": gateway}
     return {
         "etcd": {"endpoints": [etcd]},
         "vpp": {"dataplane": dataplane, "runDir": str(directory / "vpp")},
@@ -50,7 +66,8 @@ def node_config(directory: Path, *, node: str, etcd: str, dataplane: str) -> dic
         "stateDir": str(directory / "state"),
         "restListen": f"unix:{directory / 'run' / 'rest.sock'}",
         "preparedInterfaces": PREPARED_INTERFACES,
-        "nodeConfig": [{"nodeName": node, "mainVPPInterface": {"interfaceName": UPLINK}}],
+        "stnSocketFile": str(directory / "run" / "stn.sock"),
+        "nodeConfig": [section],
     }
 
 

@@ -168,7 +168,7 @@ class Server:
 
     def lease(self, address: str, *, seconds: int) -> None:
         """From now on the client is to have this address."""
-        terms = {"server": SERVER, "address": address, "length": 24, "router": SERVER, "lease_s": seconds}
+        terms = {"server": SERVER, "pool": [address], "length": 24, "router": SERVER, "lease_s": seconds}
         (self._folder / "terms").write_text(json.dumps(terms))
         if self._kind == "dnsmasq":
             self.stop()
@@ -180,8 +180,7 @@ class Server:
                  f"--dhcp-option=51,{seconds}", f"--dhcp-option=58,{max(1, seconds // 2)}"]
             )  # fmt: skip
         elif self._process is None:
-            program = str(Path(__file__).parents[1] / "dhcp_server.py")
-            self._start([sys.executable, program, "out", str(self._folder / "terms")])
+            self._start([sys.executable, "-m", "contiv.demo.dhcp", "out", str(self._folder / "terms")])
 
     def stop(self) -> None:
         if self._process is not None:

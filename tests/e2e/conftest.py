@@ -20,8 +20,10 @@ from tests.e2e.world import World
 class Build(Protocol):
     """Builds a cluster of so many nodes; ``config`` has keys of their configuration that differ from the demo's."""
 
-    def __call__(self, nodes: int, config: Mapping[str, Any] | None = None) -> AbstractAsyncContextManager[World]:
-        """The cluster, as a context."""
+    def __call__(
+        self, nodes: int, config: Mapping[str, Any] | None = None, **more: Any
+    ) -> AbstractAsyncContextManager[World]:
+        """The cluster, as a context; ``more`` goes to ``DemoCluster``."""
         ...
 
 
@@ -51,9 +53,9 @@ async def build(dataplane: str) -> AsyncIterator[Build]:
         asyncio.set_child_watcher(watcher)
 
     @asynccontextmanager
-    async def built(nodes: int, config: Mapping[str, Any] | None = None) -> AsyncIterator[World]:
+    async def built(nodes: int, config: Mapping[str, Any] | None = None, **more: Any) -> AsyncIterator[World]:
         failure: Exception | None = None
-        async with DemoCluster(nodes, dataplane=dataplane, config=config) as cluster:
+        async with DemoCluster(nodes, dataplane=dataplane, config=config, **more) as cluster:
             try:
                 yield World(cluster)
             except Exception as error:  # raised below: the cluster's task group would wrap it
