@@ -8,6 +8,7 @@ lets through first and which takes the same way, so a refusal is seen as soon as
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import socket
@@ -92,6 +93,12 @@ class End:
         head = bytes.fromhex((self.vpp_mac + self.mac).replace(":", ""))
         self.socket.send(head + struct.pack(">H", ethertype) + packet)
 
+    def drain(self) -> None:
+        """Read and forget what has come off the cable."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.socket.recv(65536)
+
     async def receive(self) -> bytes:
         """The next packet off the cable."""
         while True:
@@ -119,6 +126,7 @@ class World:
         )
         for end in (self.a, self.b):
             await end.attach(node, self.vpp, self.lender)
+        await self.cli("set acl-plugin reclassify-sessions 0")  # VPP's default, which our startup.conf changes
 
     async def acl(self, *rules: dict[str, Any], index: int = NEW, tag: str = "test") -> int:
         """Make a list or replace one; its index."""
