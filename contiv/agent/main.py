@@ -32,6 +32,7 @@ from contiv.agent.metrics import AgentMetrics
 from contiv.agent.persistence import Persistence
 from contiv.agent.policies import Policies
 from contiv.agent.rest import Views
+from contiv.agent.services import Services
 from contiv.agent.status import publish
 from contiv.cni import server as cni_server
 from contiv.config import Config
@@ -175,14 +176,21 @@ class _Agent:
         self.network = NetworkState(subnets, me, uplink, options, nics=chosen.others)
         self.interfaces = Interfaces()
         self.source = FibSource(vpp)
-        self.scheduler = Scheduler([*descriptors(vpp, self.interfaces, self.source), *linux_descriptors(workers)])
+        self.services = Services(config, self.network, vpp, self.interfaces, self._push)
+        self.scheduler = Scheduler(
+            [
+                *descriptors(vpp, self.interfaces, self.source),
+                *self.services.descriptors,
+                *linux_descriptors(workers),
+            ]
+        )
         handler = NetworkHandler(self.network, persistence, self._push)
-        self.policies = Policies(self.network)
+        self.policies = Policies(self.network, self.services.handler)
         self.metrics = AgentMetrics(self.registry)
         settings = Settings(periodic_resync_s=config.periodic_healing_interval_s or None)
         self.controller: Controller[ClusterState] = Controller(
             self.scheduler,
-            [handler, self.policies.handler],
+            [handler, self.services.handler, self.policies.handler],
             state=ClusterState(),
             settings=settings,
             metrics=self.metrics,
@@ -212,6 +220,7 @@ class _Agent:
         run_dir.mkdir(parents=True, exist_ok=True)
         handler = Handler(self.controller.call, self.network, self._unready)
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.services.close)
             group = await stack.enter_async_context(asyncio.TaskGroup())
             await feed.start()
             if self.custody is not None:  # not before: what was just read may have come in by that NIC
@@ -245,10 +254,9 @@ class _Agent:
     async def _serve_rest(self, stack: AsyncExitStack) -> str:
         status = self._status(self.config.rest_listen)
         views = Views(status, self.network, self.controller, self._problems)
+        routes = [*views.routes(), *self.services.routes(), *self.policies.routes()]
         address = await stack.enter_async_context(
-            metrics.serve(
-                self.config.rest_listen, self.registry, self.health, routes=[*views.routes(), *self.policies.routes()]
-            )
+            metrics.serve(self.config.rest_listen, self.registry, self.health, routes=routes)
         )
         return address if address.startswith("unix:") else f"http://{address}"
 

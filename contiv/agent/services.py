@@ -19,6 +19,7 @@ from contiv.controller import Event
 from contiv.errors import VppError
 from contiv.network.render_host import HOST_VPP
 from contiv.network.render_nic import UPLINK
+from contiv.network.render_node import BVI
 from contiv.network.state import NetworkState
 from contiv.service.frontends import NodeView
 from contiv.service.handler import ServiceHandler
@@ -46,21 +47,26 @@ def options_of(config: Config) -> Options:
 
 
 def node_view(network: NetworkState, *, nat_external: bool) -> NodeView:
-    """The node as services see it now: its uplink's address may come late and change."""
-    node, subnets = network.node, network.subnets
-    address = network.uplink.address if network.uplink is not None else None
-    uplink = address.address if address is not None else None
-    inner = tuple(name for name in (HOST_VPP, *network.node_interfaces) if name != UPLINK)
-    translated = network.uplink is not None and nat_external
-    if network.uplink is not None and not translated:
-        inner = (*inner, UPLINK)
-    own = (uplink, node.host_linux.address, node.host_vpp.address, node.vxlan.address)
+    """The node as services see it now: a NIC's address may come late and change.
+
+    Where other nodes are reached by the uplink itself, it translates no sources: NAT44-ED chooses by interface alone,
+    and what goes to other nodes must keep its own.
+    """
+    node, subnets, nics = network.node, network.subnets, network.nics
+    uplinks = (network.uplink, *nics) if network.uplink is not None else nics
+    leased = [nic.address.address for nic in uplinks if nic.address is not None]
+    uplink = network.uplink.address if network.uplink is not None else None
+    translated = network.uplink is not None and nat_external and UPLINK not in network.node_interfaces
+    names = (HOST_VPP, *network.node_interfaces, *(nic.name for nic in uplinks))
+    own = [*leased, node.host_linux.address, node.host_vpp.address]
+    if BVI in network.node_interfaces:
+        own.append(node.vxlan.address)
     return NodeView(
         name=network.me.name,
-        uplink=uplink,
-        interfaces=inner,
+        uplink=None if uplink is None else uplink.address,
+        interfaces=tuple(dict.fromkeys(name for name in names if name != UPLINK or not translated)),
         snat_interface=UPLINK if translated else None,
-        own_addresses=tuple(each for each in own if each is not None),
+        own_addresses=tuple(dict.fromkeys(own)),
         host=node.host_linux.address,
         hidden=node.nat_loopback,
         pods=subnets.pods,

@@ -65,7 +65,7 @@ class HealthServers:
         check = self._checks.get(port)
         if check is None:
             return web.Response(status=503)
-        namespace, _, name = check.service.partition("/")
+        namespace, _slash, name = check.service.partition("/")
         body = {
             "service": {"namespace": namespace, "name": name},
             "localEndpoints": check.endpoints,
