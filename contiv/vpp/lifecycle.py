@@ -93,7 +93,12 @@ def choose(config: VppConfig) -> tuple[Dataplane, Path | None]:
 
 def startup_conf(config: VppConfig, *, run_dir: str, devices: Mapping[str, str] | None = None) -> str:
     """VPP's startup.conf. Without hugepages heap and buffers live on pages of 4 kB. ``devices`` are the PCI addresses
-    of the NICs that DPDK drives, by the names that VPP is to call them."""
+    of the NICs that DPDK drives, by the names that VPP is to call them.
+
+    Access lists reclassify sessions: after a change of lists the next packet of whoever opened a connection is judged
+    anew. Otherwise VPP clears a hundred sessions of the interface and leaves the others as they are
+    (plugins/acl/sess_mgmt_node.c), so that some connections would be cut and some forbidden pings would go on.
+    """
     sockets = Sockets(run_dir=run_dir)
     page = "default-hugepage" if config.hugepages else "4k"
     plugins = "\n".join(f"  plugin {name}_plugin.so {{ enable }}" for name in PLUGINS)
@@ -127,6 +132,9 @@ buffers {{
   page-size {page}
 }}
 cpu {{{workers}
+}}
+acl-plugin {{
+  reclassify sessions 1
 }}
 plugins {{
   plugin default {{ disable }}
