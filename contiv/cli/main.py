@@ -118,6 +118,14 @@ def ksr_command(
 @contiv.command("demo")
 @click.option("--nodes", default=2, show_default=True, help="nodes to build")
 @click.option("--dataplane", type=click.Choice(["auto", "vpp", "emulator"]), default="auto", show_default=True)
+@click.option(
+    "--nics",
+    type=click.Choice(["two", "one", "dhcp"]),
+    default="two",
+    show_default=True,
+    help="nodes with a NIC for the data plane alone, with one NIC, which is stolen, or with one addressed by DHCP",
+)
+@click.option("--transport", type=click.Choice(["vxlan", "nooverlay"]), default="vxlan", show_default=True)
 @click.option("--manifests", type=click.Path(exists=True, path_type=Path), default=None, help="folder or file")
 @click.option("--keep", is_flag=True, help="leave the cluster running until Ctrl-C")
 @click.option("--kubeconfig", default=None, help="use this real API server instead of the emulated one")

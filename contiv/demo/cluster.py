@@ -71,7 +71,7 @@ class DemoCluster:
         self.nics = nics
         self._wants_outside = with_outside or nics != "two"
         self._given_kubeconfig = kubeconfig
-        self._say = say
+        self.say = say
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.rundir = RunDirectory(directory)
@@ -98,7 +98,7 @@ class DemoCluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        self._say("cleaning up")
+        self.say("cleaning up")
         # first of all nobody may take the stopping for a failure
         for task in self._tasks:
             task.cancel()
@@ -118,7 +118,7 @@ class DemoCluster:
                 await traces.remove_nodes(self.api, [node.name for node in self.nodes])
                 await traces.remove_objects(self.api, self._created)
         except (ApiRefusal, aiohttp.ClientError, TimeoutError) as error:
-            self._say(f"objects of the demo stay in the API server: {type(error).__name__} {error}")
+            self.say(f"objects of the demo stay in the API server: {type(error).__name__} {error}")
 
     # ---- up ----------------------------------------------------------------------------------------------
 
@@ -129,16 +129,16 @@ class DemoCluster:
         self.workers = Workers()
         self._stack.callback(self.workers.close)
         self._group = await enter(asyncio.TaskGroup())
-        self._say("starting etcd")
+        self.say("starting etcd")
         self.etcd_server = await enter(EmbeddedEtcd(self.rundir.path / "etcd"))
         self.etcd = self.etcd_server.unix_endpoint
-        self._say("starting the API server" if not self._given_kubeconfig else "reaching the API server")
+        self.say("starting the API server" if not self._given_kubeconfig else "reaching the API server")
         await self._start_api()
         await self._start_ksr()
         if self._given_kubeconfig:
             await traces.remove_nodes(self.api, [name_of(number) for number in range(1, self._count + 1)])
             self._traces = True
-        self._say(f"starting {self._count} nodes")
+        self.say(f"starting {self._count} nodes")
         await self._start_nodes()
         for node in self.nodes:
             self.kubelets[node.name] = node.kubelet(self.api, plugins)

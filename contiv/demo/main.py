@@ -38,14 +38,30 @@ def demo(
     keep: bool = False,
     kubeconfig: str | None = None,
     directory: Path | None = None,
+    nics: str = "two",
+    transport: str = "vxlan",
+    outside: bool = True,
     console: Console | None = None,
 ) -> int:
-    """Run the demo cluster and return the exit code; see the module."""
+    """Run the demo cluster and return the exit code; see the module. ``outside``: a host beside it takes part."""
     console = console or Console(stderr=False)
     try:
         _refuse(dataplane)
         things = manifest.load(manifests, nodes=nodes)
-        run = Demo(nodes, dataplane, things, console, keep=keep, kubeconfig=kubeconfig, directory=directory)
+        run = Demo(
+            DemoCluster(
+                nodes,
+                dataplane=dataplane,
+                kubeconfig=kubeconfig,
+                directory=directory,
+                nics=nics,
+                with_outside=outside,
+                config={"nodeToNodeTransport": transport},
+            ),
+            things,
+            console,
+            keep=keep,
+        )
         if sys.version_info < (3, 12):  # its default watcher keeps a thread for every child; later ones use pidfds
             asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
         return asyncio.run(run.interruptible())
@@ -70,17 +86,7 @@ def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
 class Demo:
     """One run."""
 
-    def __init__(
-        self,
-        nodes: int,
-        dataplane: str,
-        things: list[Object],
-        console: Console,
-        *,
-        keep: bool,
-        kubeconfig: str | None,
-        directory: Path | None,
-    ) -> None:
+    def __init__(self, cluster: DemoCluster, things: list[Object], console: Console, *, keep: bool) -> None:
         self._console = console
         self._things = things
         self._keep = keep
@@ -92,9 +98,8 @@ class Demo:
             console=console,
             transient=True,
         )
-        self._cluster = DemoCluster(
-            nodes, dataplane=dataplane, kubeconfig=kubeconfig, directory=directory, say=self._say
-        )
+        self._cluster = cluster
+        cluster.say = self._say
         self._started = time.perf_counter()
         self._interrupted = False
 
@@ -122,6 +127,7 @@ class Demo:
     async def _run(self) -> int:
         async with self._cluster:
             arrivals, endpoints = await self._bring_pods()
+            await self._cluster.route_outside()
             outcomes = await self._check(endpoints)
             good = self._show(arrivals, outcomes)
             if self._keep:
@@ -187,7 +193,16 @@ class Demo:
             for key, pod in sorted(running.items())
             if not pod["spec"].get("hostNetwork")
         ]
-        return hosts + pods
+        return hosts + pods + self._world()
+
+    def _world(self) -> list[Endpoint]:
+        """The host outside, and with one NIC the addresses that the hosts share with VPP."""
+        outside = self._cluster.outside
+        found = [] if outside is None else [Endpoint("outside", "outside", "", outside.netns, outside.address)]
+        if self._cluster.nics == "one":
+            nodes = self._cluster.nodes
+            found += [Endpoint("nic", node.name, node.name, node.netns, str(node.nic.address)) for node in nodes]
+        return found
 
     async def _check(self, endpoints: list[Endpoint]) -> list[Outcome]:
         chosen = paths.between(endpoints)

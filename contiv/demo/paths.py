@@ -37,12 +37,21 @@ KINDS: Final = (
     "pod → host, same node",
     "pod → host, across nodes",
 )
+"""What every cluster has."""
+WORLD_KINDS: Final = (
+    "outside → pod",
+    "pod → outside",
+    "outside → nic",
+    "nic → outside",
+    "nic → nic, across nodes",
+)
+"""What a cluster with a host outside has; "nic" is a host by the address that it shares with VPP."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A pod, or a node's host stack."""
+    """A pod, a node's host stack, the same by its NIC's own address, or a host outside of the cluster."""
 
-    kind: Literal["pod", "host"]
+    kind: Literal["pod", "host", "nic", "outside"]
     name: str
     node: str
     netns: str
@@ -58,6 +67,8 @@ class Path(msgspec.Struct, frozen=True):
     @property
     def kind(self) -> str:
         """Its row of the table."""
+        if "outside" in (self.source.kind, self.target.kind):
+            return f"{self.source.kind} → {self.target.kind}"
         where = "same node" if self.source.node == self.target.node else "across nodes"
         return f"{self.source.kind} → {self.target.kind}, {where}"
 
@@ -87,16 +98,16 @@ def between(endpoints: Sequence[Endpoint]) -> list[Path]:
     chosen: list[Endpoint] = []
     for endpoint in endpoints:
         same = sum(1 for other in chosen if (other.kind, other.node) == (endpoint.kind, endpoint.node))
-        if endpoint.kind == "host" or same < PODS_PER_NODE:
+        if endpoint.kind != "pod" or same < PODS_PER_NODE:
             chosen.append(endpoint)
     paths = [Path(source, target) for source, target in itertools.permutations(chosen, 2)]
-    return [path for path in paths if path.kind in KINDS]
+    return [path for path in paths if path.kind in (*KINDS, *WORLD_KINDS)]
 
 
 def measured(paths: Sequence[Path]) -> list[Path]:
     """The paths on which TCP is measured: of each kind the first of different pairs of nodes."""
     chosen = []
-    for kind in KINDS:
+    for kind in (*KINDS, *WORLD_KINDS):
         pairs: set[frozenset[str]] = set()
         for path in paths:
             pair = frozenset((path.source.node, path.target.node))

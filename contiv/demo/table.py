@@ -13,7 +13,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from contiv.demo.paths import KINDS, Outcome
+from contiv.demo.paths import KINDS, WORLD_KINDS, Outcome
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class Arrival(msgspec.Struct, frozen=True):
 
 def verdict(outcomes: Sequence[Outcome], arrivals: Sequence[Arrival]) -> bool:
     """Whether every path works, every kind of path was there to be checked, and every pod replied."""
-    nodes = {outcome.path.source.node for outcome in outcomes}
+    nodes = {outcome.path.source.node for outcome in outcomes} - {""}
     expected = {kind for kind in KINDS if len(nodes) > 1 or "across" not in kind}
     checked = {outcome.path.kind for outcome in outcomes}
     return (
@@ -47,7 +47,7 @@ def paths_table(outcomes: Sequence[Outcome]) -> Table:
     table.add_column("ping, median", justify="right")
     table.add_column("ping, slowest", justify="right")
     table.add_column("TCP", justify="right")
-    for kind in KINDS:
+    for kind in (*KINDS, *WORLD_KINDS):
         of_kind = [outcome for outcome in outcomes if outcome.path.kind == kind]
         if not of_kind:
             continue

@@ -70,7 +70,7 @@ def run(place: Path, **options: object) -> tuple[int, str]:
     """The demo in this process; its exit code and what it printed."""
     output = io.StringIO()
     console = Console(file=output, width=160)
-    code = main.demo(directory=place, console=console, **options)  # type: ignore[arg-type]
+    code = main.demo(directory=place, console=console, outside=False, **options)  # type: ignore[arg-type]
     return code, output.getvalue()
 
 
@@ -119,7 +119,7 @@ async def test_ctrl_c_while_it_keeps_running_leaves_nothing(place: Path) -> None
         "import sys; from pathlib import Path; from contiv.demo import commands, main\n"
         f"commands.init = lambda *, config, node: [sys.executable, {str(STUB)!r}, 'init', node[-1]]\n"
         "commands.ksr = lambda **_: ['sleep', '600']\n"
-        f"sys.exit(main.demo(1, keep=True, directory=Path({str(place)!r})))\n"
+        f"sys.exit(main.demo(1, keep=True, outside=False, directory=Path({str(place)!r})))\n"
     )
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT

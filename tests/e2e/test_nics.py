@@ -21,6 +21,7 @@ FIRST_S = 10.0
 async def test_pods_hosts_and_the_world_reach_each_other(build: Build, nics: str, transport: str) -> None:
     async with build(2, {"nodeToNodeTransport": transport}, nics=nics, with_outside=True) as world:
         pods = [await world.create_pod(f"pod-{number}", node=number) for number in (1, 2)]
+        await world.first_reply(*pods)  # leases and what follows from them take their time
         await world.assert_mesh(pods)
         await assert_hosts(world, pods)
         await assert_outside(world, pods)

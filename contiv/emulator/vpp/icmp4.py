@@ -68,6 +68,8 @@ class Icmp4Nodes:
             return self._drop(packet, "ip4-icmp-input", "payload length too small for type")
         if packet.buf[icmp] == ECHO_REQUEST:
             return self._echo(packet, icmp)
+        if self._graph.punt.redirects:  # a reply to the host, or an error about what it sent
+            return self._graph.punt.punt
         return self._drop(packet, "ip4-icmp-input", "unknown type")
 
     def _echo(self, packet: Packet, icmp: int) -> Node | None:
