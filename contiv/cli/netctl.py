@@ -1,7 +1,7 @@
 """``netctl``: what an operator asks of the network. Tables for people, ``-o json`` for programs.
 
 ``nodes``, ``pods`` and ``ipam`` read Contiv's etcd, so they answer for agents that are down as well; ``status``,
-``events``, ``diff`` and ``resync`` ask an agent over the address that it published there.
+``services``, ``events``, ``diff`` and ``resync`` ask an agent over the address that it published there.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from contiv.store.client import Etcd
 from contiv.store.records import Record
 
 TIMEOUT_S: Final = 10.0
+BACKENDS_SHOWN: Final = 6
 Row = dict[str, Any]
 
 
@@ -178,6 +179,46 @@ async def _agent_row(agent: NodeStatus) -> Row:
     problems += [f"{key}: {why['error'] or why['waits for']}" for key, why in told["unsettled"].items()]
     detail = "; ".join(problems) or f"{told['pods']} pods, {told['objects']} objects, VPP {agent.dataplane}"
     return {"part": part, "state": "synced" if told["synced"] else "not synced", "detail": detail}
+
+
+@netctl.command()
+@click.argument("node", default="")
+@click.option("--sessions", "what", flag_value="sessions", help="the connections that are translated at this moment")
+@click.option("--faults", "what", flag_value="faults", help="what is wrong with services and endpoint slices")
+@with_output
+@click.pass_obj
+def services(context: Context, node: str, what: str | None, own_output: str | None) -> None:
+    """Addresses and ports of services with what answers them, on each node or on NODE alone."""
+    wanted = what or "frontends"
+
+    async def rows(etcd: Etcd) -> list[Row]:
+        path = "services?sessions=1" if wanted == "sessions" else "services"
+        told = [(agent.name, await _ask(agent, path)) for agent in await _agents(etcd, node)]
+        found = [{"node": name} | row for name, each in told for row in each[wanted]]
+        faults = sum(len(each["faults"]) for _, each in told)
+        if faults and wanted != "faults":
+            click.echo(f"{faults} faults: see netctl services --faults", err=True)
+        return found
+
+    found = _with_etcd(context, rows)
+    if wanted == "frontends" and (own_output or context.output) == "table":
+        found = [_frontend_row(each) for each in found]
+    _show(context, own_output, found)
+
+
+def _frontend_row(frontend: Row) -> Row:
+    backends = frontend["backends"]
+    shown = " ".join(backends[:BACKENDS_SHOWN])
+    more = len(backends) - BACKENDS_SHOWN
+    return {
+        "node": frontend["node"],
+        "service": frontend["service"],
+        "from": frontend["from"].lower().replace("_", " "),
+        "frontend": f"{frontend['address']}:{frontend['port']}/{frontend['protocol']}",
+        "answer": frontend["answer"],
+        "client": "hidden" if frontend["clientHidden"] else "seen",
+        "backends": f"{shown} and {more} more" if more > 0 else shown,
+    }
 
 
 @netctl.command()

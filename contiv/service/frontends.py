@@ -21,6 +21,7 @@ from contiv.service.endpoints import Fault, Place
 
 PROTOCOLS: Final = {"TCP": 6, "UDP": 17, "SCTP": 132}
 """IANA protocol numbers of core/v1 Protocol."""
+PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()}
 VXLAN_PORT: Final = 4789
 """RFC 7348 section 5."""
 LOCAL_POLICY: Final = "Local"

@@ -20,7 +20,7 @@ from contiv.model import kube, vpp
 from contiv.model.ip import Address
 from contiv.model.service import Frontend, FrontendKey
 from contiv.service.endpoints import Fault, Place, Slice, parse, ready_here
-from contiv.service.frontends import Claim, Kind, NodeView, claims_of, source_ranges
+from contiv.service.frontends import PROTOCOL_NAMES, Claim, Kind, NodeView, claims_of, source_ranges
 from contiv.service.renderer import Answer, Renderer, serving
 
 Changes = dict[str, msgspec.Struct | None]
@@ -213,7 +213,7 @@ class ServiceState:
                 "from": Kind(claim.kind).name,
                 "address": str(claim.address),
                 "port": claim.port,
-                "protocol": claim.protocol,
+                "protocol": PROTOCOL_NAMES[claim.protocol],
                 "answer": answer.answer.value,
                 "clientHidden": answer.hide_client,
                 "backends": [f"{each.address}:{each.port}" for each in self.renderer.backends(answer, self.node)],
@@ -417,5 +417,6 @@ def _difference(before: Mapping[str, vpp.Value], after: Mapping[str, vpp.Value])
 
 def _conflict(name: str, claim: Claim, winner: str) -> Fault:
     what = Kind(claim.kind).name.lower().replace("_", " ")
-    reason = f"{claim.address} port {claim.port} protocol {claim.protocol} serves {winner}; choose another"
+    protocol = PROTOCOL_NAMES[claim.protocol]
+    reason = f"{claim.address} port {claim.port} over {protocol} serves {winner}; choose another"
     return Fault(f"Service {name}", what, reason)

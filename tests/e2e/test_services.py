@@ -51,7 +51,9 @@ async def test_a_service_answers_pods_hosts_and_the_outside(build: Build) -> Non
                 assert set(await services.gather(world, where, uplink, node_port, count=20)) == set(WEB)
         assert set(await services.gather(world, stranger, "203.0.113.7", 80, count=20)) == set(WEB)
 
-        # a pod reaches the outside as its node
+        # what VPP translates is told, and nothing is left to do
+        told = await world.rest(1, "services?sessions=1")
+        assert f"{vip}:80" in {session["frontend"] for session in told["sessions"]}
         assert (await world.rest(1, "diff"))["operations"] == []
 
 

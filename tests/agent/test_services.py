@@ -1,0 +1,132 @@
+"""What the node is to its services, and the route that ``netctl services`` asks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from asyncio import to_thread
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from contiv import metrics
+from contiv.agent.services import Services, node_view
+from contiv.config import parse
+from contiv.controller.cluster import ClusterResync, ClusterState
+from contiv.model import keys, kube
+from contiv.model.ip import Network
+from contiv.model.node import NodeClaim, NodeStatus
+from contiv.network.ipam import ClusterSubnets
+from contiv.network.render_nic import Uplink
+from contiv.network.state import NetworkState, Options
+from contiv.store.client import Etcd
+from contiv.store.embedded import EmbeddedEtcd
+from tests.service.builders import endpoint, service, slice_
+
+CONFIG = parse("")
+ME = NodeClaim(id=1, name="node-1", uplink="192.168.16.1/24")
+NIC = Uplink(host_if="eth1", mac="02:00:00:00:00:01", address=Network.parse("192.168.16.1/24", strict=False))
+
+
+def network(uplink: Uplink | None = NIC, *, transport: Any = "vxlan") -> NetworkState:
+    """A node's network without pods."""
+    options = Options(tap=False, prepared_target=0, mtu=1450, vni=10, transport=transport)
+    return NetworkState(ClusterSubnets.of(CONFIG), ME, uplink, options)
+
+
+def test_a_node_with_an_uplink_hides_its_pods_behind_it() -> None:
+    view = node_view(network(), nat_external=True)
+    assert (view.snat_interface, str(view.uplink)) == ("uplink", "192.168.16.1")
+    assert view.interfaces == ("vpp2", "vxlan-bvi")
+    assert set(map(str, view.own_addresses)) == {"192.168.16.1", "172.30.1.2", "172.30.1.1", "192.168.30.1"}
+    assert str(view.hidden) == "10.1.1.254"
+
+
+@pytest.mark.parametrize(
+    ("uplink", "nat_external", "transport", "interfaces"),
+    [
+        (None, True, "vxlan", ("vpp2", "vxlan-bvi")),
+        (NIC, False, "vxlan", ("vpp2", "vxlan-bvi", "uplink")),
+        (NIC, True, "nooverlay", ("vpp2", "uplink")),
+    ],
+)
+def test_where_nothing_is_to_be_hidden_the_uplink_is_one_among_others(
+    uplink: Uplink | None, nat_external: bool, transport: str, interfaces: tuple[str, ...]
+) -> None:
+    view = node_view(network(uplink, transport=transport), nat_external=nat_external)
+    assert view.snat_interface is None
+    assert view.interfaces == interfaces
+
+
+def test_an_uplink_without_an_address_is_the_nodes_only_later() -> None:
+    state = network(msgspec.structs.replace(NIC, address=None))
+    assert node_view(state, nat_external=True).uplink is None
+    state.address_changed("uplink", NIC.address, None)
+    assert str(node_view(state, nat_external=True).uplink) == "192.168.16.1"
+
+
+class Sessions:
+    """A VPP with one session; counts nothing, forwards nothing."""
+
+    async def dump(self, name: str, **_: object) -> list[Any]:
+        """Users, and the session of the one there is."""
+        if name == "nat44_user":
+            return [SimpleNamespace(ip_address="10.1.1.5", vrf_id=0)]
+        assert name == "nat44_user_session_v3"
+        entry = {
+            "outside_ip_address": "10.96.0.10", "outside_port": 80, "inside_ip_address": "10.1.1.5",
+            "inside_port": 8080, "protocol": 6, "flags": 1, "ext_host_address": "192.168.16.9", "ext_host_port": 4000,
+            "ext_host_nat_address": "10.1.1.254", "ext_host_nat_port": 5000, "time_since_last_heard": 3,
+            "total_bytes": 100, "total_pkts": 2, "is_timed_out": False,
+        }  # fmt: skip
+        return [SimpleNamespace(**entry)]
+
+
+async def test_netctl_shows_frontends_sessions_and_faults(tmp_path: Path) -> None:
+    services = Services(CONFIG, network(), Sessions(), None, lambda _: None)  # type: ignore[arg-type]
+    web = service(external_ips=("10.96.0.9",))
+    objects: dict[str, Any] = {
+        kube.SERVICES.key_of(web): web,
+        "/slice": slice_(*(endpoint(f"10.1.2.{n}") for n in range(1, 9))),
+    }
+    event = ClusterResync(objects=objects, claims={}, attachments={}, reason="test")
+    cluster = ClusterState()
+    cluster.apply(event)
+    services.handler.resync(event, cluster)
+    socket = f"unix:{tmp_path / 'rest.sock'}"
+    async with (
+        EmbeddedEtcd(tmp_path / "etcd") as server,
+        metrics.serve(socket, metrics.registry(), routes=services.routes()),
+    ):
+        await publish(server.endpoint, socket)
+        (row,) = json.loads((await netctl(server.endpoint, "-o", "json")).stdout)
+        assert row["backends"] == [f"10.1.2.{n}:8080" for n in range(1, 9)]
+        table = await netctl(server.endpoint)
+        assert "10.96.0.10:80/TCP" in table.stdout
+        assert "and 2 more" in table.stdout
+        assert table.stderr == "1 faults: see netctl services --faults\n"
+        (fault,) = json.loads((await netctl(server.endpoint, "--faults", "-o", "json")).stdout)
+        assert (fault["object"], fault["field"]) == ("Service default/web", "externalIPs[0]")
+        (session,) = json.loads((await netctl(server.endpoint, "node-1", "--sessions", "-o", "json")).stdout)
+        assert session["client"] == "192.168.16.9:4000"
+        assert session["frontend"] == "10.96.0.10:80"
+        assert session["backend"] == "10.1.1.5:8080"
+        assert session["seenAs"] == "10.1.1.254:5000"
+
+
+async def publish(endpoint_: str, rest: str) -> None:
+    """What the agent would say of itself."""
+    fields = dict.fromkeys(NodeStatus.__struct_fields__, "")
+    status = NodeStatus(**(fields | {"id": 1, "name": "node-1", "rest": rest, "uplink": ME.uplink}))  # type: ignore[arg-type]
+    async with await Etcd.connect([endpoint_]) as etcd:
+        await etcd.put(keys.node_status("node-1"), msgspec.json.encode(status))
+
+
+async def netctl(endpoint_: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``netctl services``."""
+    argv = [sys.executable, "-m", "contiv.cli.netctl", "--etcd", endpoint_, "services", *arguments]
+    return await to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=60)
