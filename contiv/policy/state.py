@@ -279,10 +279,9 @@ class PolicyState:
         known = self._policies.get(policy.key)
         if known == policy:
             return
-        shelf = self._subjects.setdefault(policy.namespace, SelectorIndex())
         if known is not None:
-            shelf.discard(policy.key, known.subject)
-        shelf.add(policy.key, policy.subject)
+            self._unshelve(known)
+        self._subjects.setdefault(policy.namespace, SelectorIndex()).add(policy.key, policy.subject)
         self._policies[policy.key] = policy
         before = self._active.get(policy.key)
         if before is not None:  # first use what the new one needs, then release: most stays in use
@@ -297,12 +296,16 @@ class PolicyState:
         policy = self._policies.pop(key, None)
         if policy is None:
             return
-        shelf = self._subjects[policy.namespace]
-        shelf.discard(key, policy.subject)
-        if not shelf:
-            del self._subjects[policy.namespace]
+        self._unshelve(policy)
         if key in self._active:
             self._stale |= self._active[key].subjects
+
+    def _unshelve(self, policy: Policy) -> None:
+        shelf = self._subjects.get(policy.namespace)
+        if shelf is not None:  # else nothing selectable ever stood on it
+            shelf.discard(policy.key, policy.subject)
+            if not shelf:
+                del self._subjects[policy.namespace]
 
     def _activate(self, policy: Policy) -> Active:
         active = self._active[policy.key] = Active(policy)
