@@ -119,7 +119,8 @@ class World:
         self._mark_list = NEW
 
     async def build(self, node: Node) -> None:
-        """Once for a data plane."""
+        """Once for a data plane. Sessions are kept as VPP keeps them by itself, whatever the project configures."""
+        await self.cli("set acl-plugin reclassify-sessions 0")
         self.lender = await loopback(self.vpp, 0, "02:fe:00:00:00:01", f"{GATEWAY4}/32")
         await self.vpp.call(
             "sw_interface_add_del_address", sw_if_index=self.lender, is_add=True, prefix=f"{GATEWAY6}/128"
