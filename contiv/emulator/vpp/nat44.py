@@ -94,6 +94,8 @@ class Nat44:
         self.interfaces: dict[int, Side] = {}
         self.outputs: list[int] = []
         self.addresses: list[NatAddress] = []
+        self.pool_addresses: set[int] = set()
+        """The addresses of ``addresses``."""
         self.twice_addresses: list[NatAddress] = []
         self.outside_fibs: dict[int, int] = {}
         self._fibs: dict[int, int] = {}
@@ -249,6 +251,7 @@ class Nat44:
         made = NatAddress(address, None if vrf_id == NO_VRF else self.fib(vrf_id))
         known.append(made)
         if not twice:
+            self.pool_addresses.add(address)
             self._answer_everywhere(address, add=True)
             for index in (*self.interfaces, *self.outputs):
                 if index in self.outputs or self.interfaces[index] & Side.OUTSIDE:
@@ -265,6 +268,7 @@ class Nat44:
             if not session.flags & SessionFlag.STATIC and session.outside.address == address
         )  # fmt: skip
         if not twice:
+            self.pool_addresses.discard(address)
             self._answer_everywhere(address, add=False)
         known[place] = known[-1]  # vec_del1
         known.pop()

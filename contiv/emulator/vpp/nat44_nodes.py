@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from contiv.emulator.vpp.features import CONTINUE
 from contiv.emulator.vpp.ip4 import TIME_EXCEEDED
-from contiv.emulator.vpp.nat44_flow import ECHO, ERRORS, HEADER, NO_KEY, WITH_PORTS, Flow, Seen, look, session_key
+from contiv.emulator.vpp.nat44_flow import ECHO, ERRORS, HEADER, NO_KEY, Flow, Key, Seen, look, session_key
 from contiv.emulator.vpp.nat44_sessions import Session, SessionFlag, Way
 from contiv.emulator.vpp.nat44_slow import LEFT_ALONE, OUTWARDS_INSTEAD, Mark, SlowPath
-from contiv.emulator.vpp.packet import ETHERNET_LENGTH, IPPROTO_ICMP, IPPROTO_TCP
+from contiv.emulator.vpp.packet import ETHERNET_LENGTH, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
 
 if TYPE_CHECKING:
     from contiv.emulator.vpp.nat44 import Nat44
@@ -24,6 +24,8 @@ IN2OUT: Final = "nat44-ed-in2out"
 OUT2IN: Final = "nat44-ed-out2in"
 OUTPUT: Final = "nat44-ed-in2out-output"
 _FRAGMENT: Final = 0x3FFF
+_ROOM: Final = {IPPROTO_TCP: 40, IPPROTO_UDP: 28}
+"""Bytes that a packet with its transport header has at least."""
 
 
 class Nat44Nodes:
@@ -39,28 +41,64 @@ class Nat44Nodes:
 
     def classify(self, packet: Packet) -> Node | None:
         """nat44-ed-classify: an interface that is inside and outside. Sessions tell the direction, then mappings."""
-        first, _, _, _, fragment, ttl, protocol, _, addresses, ports = HEADER.unpack_from(packet.buf, packet.start)
-        if protocol in WITH_PORTS and first == 0x45 and not fragment & _FRAGMENT and packet.end - packet.start >= 28:
-            table = packet.rx.fib4.table_id
-            kind = packet.buf[packet.start + 33] if protocol == IPPROTO_TCP else 0
-            seen = Seen(addresses, ports, protocol, kind, ttl, packet.end - packet.start >= 40 or protocol != 6)
-            session = self._flows.get((addresses, ports, table << 8 | protocol))
+        start = packet.start
+        first, _, _, _, fragment, ttl, protocol, _, addresses, ports = HEADER.unpack_from(packet.buf, start)
+        whole = first == 0x45 and not fragment & _FRAGMENT and packet.end - start >= _ROOM.get(protocol, 1 << 16)
+        if whole and ttl != 1:
+            key = (addresses, ports, packet.rx.fib4.table_id << 8 | protocol)
+            session = self._flows.get(key)
             if session is not None:
-                flow = session.outwards
-                if flow is not None and flow.match == (addresses, ports, table << 8 | protocol):
-                    return self._in2out(packet, seen, IN2OUT)
-                return self._out2in(packet, seen)
-        else:
-            seen = look(packet)
-            if protocol != IPPROTO_ICMP:
-                key = (addresses, seen.ports, packet.rx.fib4.table_id << 8 | protocol)
-                session = self._flows.get(key)
-                if session is not None:
-                    outwards = session.outwards is not None and session.outwards.match == key
-                    return self._in2out(packet, seen, IN2OUT) if outwards else self._out2in(packet, seen)
+                if self._pass(packet, session, key):
+                    return CONTINUE
+            elif self._is_nobodys(addresses, ports, protocol, packet.rx.fib4.table_id):
+                return CONTINUE
+        seen = look(packet)
+        if protocol != IPPROTO_ICMP:
+            key = (addresses, seen.ports, packet.rx.fib4.table_id << 8 | protocol)
+            session = self._flows.get(key)
+            if session is not None:
+                outwards = session.outwards is not None and session.outwards.match == key
+                return self._in2out(packet, seen, IN2OUT) if outwards else self._out2in(packet, seen)
         if self._is_for_outside(seen):
             return self._out2in(packet, seen)
         return self._in2out(packet, seen, IN2OUT)
+
+    def _pass(self, packet: Packet, session: Session, key: Key) -> bool:
+        """Carry a whole packet through the session that it belongs to; False when that takes a closer look."""
+        sessions = self._sessions
+        now = self._clock()
+        if now >= session.last_heard_s + sessions.timeout(session) or session.expired:
+            return False
+        flow = session.outwards
+        way = Way.OUTWARDS
+        if flow is None or flow.match != key:
+            flow = session.inwards
+            way = Way.INWARDS
+            if flow is None or flow.match != key:
+                return False
+        protocol = key[2] & 0xFF
+        if flow.fib is not None:
+            packet.fib = flow.fib
+        packet.flow_hash = 0
+        if protocol == IPPROTO_TCP:
+            sessions.track(session, packet.buf[packet.start + 33], way, now)
+        flow.rewrite_whole(packet, protocol)
+        sessions.count(session, packet.end - packet.start, now)
+        return True
+
+    def _is_nobodys(self, addresses: int, ports: int, protocol: int, table_id: int) -> bool:
+        """Whether NAT has nothing to do with a packet without a session: forwarding is on, no mapping is addressed
+        and nobody waits for an answer. What in2out's slow path finds after longer thought."""
+        nat = self._nat
+        destination = addresses & 0xFFFFFFFF
+        if not nat.forwarding or destination in nat.pool_addresses:
+            return False
+        by_external = nat.mappings.by_external
+        if (destination, ports & 0xFFFF, protocol) in by_external or (destination, 0, 0) in by_external:
+            return False
+        turned = destination << 32 | addresses >> 32
+        back = (turned, (ports & 0xFFFF) << 16 | ports >> 16, nat.config.outside_vrf << 8 | protocol)
+        return back not in self._flows
 
     def in2out(self, packet: Packet) -> Node | None:
         """nat44-ed-in2out: an interface that is inside alone."""
@@ -165,9 +203,8 @@ class Nat44Nodes:
     def _is_for_outside(self, seen: Seen) -> bool:
         """Whether a packet without a session is for what we translate: a pool address, or a mapping, identities not."""
         destination = seen.destination
-        for known in self._nat.addresses:
-            if known.address == destination:
-                return True
+        if destination in self._nat.pool_addresses:
+            return True
         by_external = self._nat.mappings.by_external
         mapping = by_external.get((destination, 0, 0))
         if mapping is None:
