@@ -1,7 +1,7 @@
 """``netctl``: what an operator asks of the network. Tables for people, ``-o json`` for programs.
 
 ``nodes``, ``pods`` and ``ipam`` read Contiv's etcd, so they answer for agents that are down as well; ``status``,
-``services``, ``events``, ``diff`` and ``resync`` ask an agent over the address that it published there.
+``services``, ``policies``, ``events``, ``diff`` and ``resync`` ask an agent over the address that it published there.
 """
 
 from __future__ import annotations
@@ -219,6 +219,56 @@ def _frontend_row(frontend: Row) -> Row:
         "client": "hidden" if frontend["clientHidden"] else "seen",
         "backends": f"{shown} and {more} more" if more > 0 else shown,
     }
+
+
+@netctl.command()
+@click.argument("node", default="")
+@click.option("--faults", "what", flag_value="faults", help="what is wrong with policies and pods")
+@click.option("--lines", "what", flag_value="lines", help="the access lists, line by line, with the pods behind them")
+@with_output
+@click.pass_obj
+def policies(context: Context, node: str, what: str | None, own_output: str | None) -> None:
+    """How policies isolate the pods of each node or of NODE alone, and which policies do."""
+    wanted = what or "pods"
+
+    async def rows(etcd: Etcd) -> list[Row]:
+        path = "policies?lines=1" if wanted == "lines" else "policies"
+        told = [(agent.name, await _ask(agent, path)) for agent in await _agents(etcd, node)]
+        for name, each in told:
+            if not each["complete"]:
+                click.echo(f"{name}: all pods are isolated until KSR has reflected the cluster", err=True)
+        faults = max((len(each["faults"]) for _, each in told), default=0)
+        if faults and wanted != "faults":
+            click.echo(f"{faults} faults: see netctl policies --faults", err=True)
+        return [{"node": name} | row for name, each in told for row in _policy_rows(each, wanted)]
+
+    _show(context, own_output, _with_etcd(context, rows))
+
+
+def _policy_rows(told: Row, wanted: str) -> list[Row]:
+    """Rows of one node's report: pods, faults, or lines."""
+    if wanted == "faults":
+        return list(told["faults"])
+    places = [(f"{pod['namespace']}/{pod['pod']}", pod) for pod in told["pods"]]
+    if wanted == "pods":
+        return [
+            {
+                "pod": name,
+                "interface": pod["interface"],
+                "isolated": " ".join(pod["isolated"]) + ("" if pod["known"] else " (pod not known yet)"),
+                "policies": " ".join(pod["policies"]),
+                "lines": sum(told["lists"][each] for each in (*pod["input"], *pod["output"])),
+            }
+            for name, pod in places
+        ]
+    places += list(told["interfaces"].items())
+    return [
+        {"on": name, "side": side, "list": each[:8], "number": number, "line": line}
+        for name, place in places
+        for side in ("input", "output")
+        for each in place[side]
+        for number, line in enumerate(told["lists"][each])
+    ]
 
 
 @netctl.command()

@@ -13,10 +13,12 @@ import pytest
 from aiohttp import web
 
 from contiv import metrics
-from contiv.model import keys
+from contiv.model import keys, kube
 from contiv.model.node import Attachment, NodeClaim, NodeStatus
 from contiv.store.client import Etcd
 from contiv.store.embedded import EmbeddedEtcd
+from tests.policy.test_handler import World
+from tests.policy.test_state import cluster, labelled, policy
 
 
 @pytest.fixture
@@ -98,6 +100,33 @@ async def test_status_and_diff_ask_the_agent_where_it_says_that_it_is(etcd: Embe
         differing = await netctl(etcd, "diff", "a")
         assert differing.returncode == 1
         assert "vpp/route/0/10.1.1.2/32" in differing.stdout
+
+
+async def test_policies_tells_who_is_isolated_why_by_which_lines_and_what_is_wrong(
+    etcd: EmbeddedEtcd, tmp_path: Path
+) -> None:
+    bad = policy("bad", subject=labelled(app="web"), ingress=(kube.IngressRule(peers=(kube.PolicyPeer(),)),))
+    node = World(*cluster(bad))
+    node.attach("web", 2)
+    node.attach("stranger", 9)
+
+    async def report(request: web.Request) -> web.Response:
+        told = node.handler.report(lines="lines" in request.query)
+        return web.Response(body=msgspec.json.encode(told), content_type="application/json")
+
+    routes = [web.get("/contiv/v1/policies", report)]
+    async with metrics.serve(f"unix:{tmp_path}/rest.sock", metrics.registry(), routes=routes) as address:
+        await fill(etcd, address)
+        asked = await netctl(etcd, "policies", "-o", "json")
+        stranger, known = json.loads(asked.stdout)
+        assert (known["pod"], known["isolated"], known["policies"]) == ("a/web", "Ingress", "a/bad")
+        assert stranger["isolated"] == "Ingress Egress (pod not known yet)"
+        assert "1 faults" in asked.stderr
+        (fault,) = json.loads((await netctl(etcd, "policies", "a", "--faults", "-o", "json")).stdout)
+        assert (fault["node"], fault["name"], fault["field"]) == ("a", "bad", "spec.ingress[0].from[0]")
+        lines = json.loads((await netctl(etcd, "policies", "a", "--lines", "-o", "json")).stdout)
+        last = [each["line"] for each in lines if (each["on"], each["side"]) == ("a/web", "output")][-1]
+        assert last.startswith("deny")
 
 
 async def test_an_agent_that_is_away_is_said_to_be_so_and_an_unknown_node_is_named(etcd: EmbeddedEtcd) -> None:
