@@ -96,9 +96,13 @@ class Node:
             assert gateway is not None, "a node with one NIC needs its router"
             await self._workers.inside(self.netns, lambda: _own_nic(self.nic, gateway))
             await self.start_stn()
+        await self.start_init()
+
+    async def start_init(self) -> None:
+        """Start what keeps data plane and agent running."""
         self._init = await processes.start(
             self.name,
-            commands.init(config=file, node=self.name),
+            commands.init(config=self.directory / "contiv.yaml", node=self.name),
             log=self.directory / "init.log",
             netns=self.netns,
         )

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 
+import msgspec
 import pytest
+import yaml
 
 from contiv.demo import probe
 from contiv.demo.api import Object
+from contiv.demo.outside import POOL
+from contiv.model import keys
+from contiv.vpp import Vpp
 from tests.e2e.conftest import Build
-from tests.e2e.world import World, address
+from tests.e2e.world import World, address, eventually
 
 pytestmark = pytest.mark.root
 
@@ -68,3 +75,77 @@ async def assert_host_traffic_through_the_stolen_nic(world: World) -> None:
         await assert_reaches(world, source, goal)
         rate = await probe.throughput(source, target, goal, seconds=0.3)
         assert rate > 1e6, f"{source} to {goal}"
+
+
+async def test_a_node_whose_lease_changes_is_found_at_its_new_address(build: Build) -> None:
+    async with build(2, nics="dhcp") as world:
+        outside = world.cluster.outside
+        assert outside is not None
+        pods = [await world.create_pod(f"pod-{number}", node=number) for number in (1, 2)]
+        await world.first_reply(*pods)
+        before = await uplinks(world)
+        assert {each.partition("/")[0] for each in before.values()} == set(POOL[:2])
+
+        # the next messages of both are refused, as by a server that was given other addresses
+        outside.lease(POOL[10:], seconds=4)
+        for number in (1, 2):
+            async with world.vpp(number) as api:
+                await renew(api)
+
+        async def moved() -> bool:
+            return {each.partition("/")[0] for each in (await uplinks(world)).values()} == set(POOL[10:12])
+
+        await eventually(moved, "both claims show the new addresses")
+        await eventually(lambda: tunnels_follow(world), "the tunnels end at the new addresses")
+        await world.first_reply(*pods)
+        await world.assert_mesh(pods)
+        status = await world.etcd(keys.node_status(""))
+        assert {msgspec.json.decode(value)["uplink"] for value in status.values()} == set(
+            (await uplinks(world)).values()
+        )
+
+
+async def uplinks(world: World) -> dict[str, str]:
+    """The addresses that the nodes' claims show, by node."""
+    claims = [msgspec.json.decode(value) for value in (await world.etcd(keys.NODE_IDS)).values()]
+    return {claim["name"]: claim["uplink"] for claim in claims}
+
+
+async def renew(api: Vpp) -> None:
+    """Configure the DHCP client anew, as an operator does who does not want to wait for the lease's half."""
+    for entry in await api.dump("dhcp_client"):
+        await api.call("dhcp_client_config", is_add=False, client={"sw_if_index": entry.client.sw_if_index})
+        client = {"sw_if_index": entry.client.sw_if_index, "hostname": "contiv", "set_broadcast_flag": True}
+        await api.call("dhcp_client_config", is_add=True, client=client)
+
+
+async def tunnels_follow(world: World) -> bool:
+    """Whether each node's tunnel leads from its own address to the other's, as the claims have them."""
+    claimed = {name: text.partition("/")[0] for name, text in (await uplinks(world)).items()}
+    for number, other in ((1, 2), (2, 1)):
+        async with world.vpp(number) as api:
+            found = await api.dump("vxlan_tunnel_v2", sw_if_index=0xFFFFFFFF)
+        ends = {(str(each.src_address), str(each.dst_address)) for each in found}
+        if ends != {(claimed[f"node-{number}"], claimed[f"node-{other}"])}:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("transport", ["vxlan", "nooverlay"])
+async def test_a_node_that_is_given_another_address_is_found_there(build: Build, transport: str) -> None:
+    async with build(2, {"nodeToNodeTransport": transport}) as world:
+        pods = [await world.create_pod(f"pod-{number}", node=number) for number in (1, 2)]
+        await world.first_reply(*pods)
+        place = world.node(2).directory / "contiv.yaml"
+        config = yaml.safe_load(place.read_text())
+        config["nodeConfig"][0]["mainVPPInterface"]["ip"] = "192.168.16.77/24"
+        place.write_text(yaml.safe_dump(config))
+        os.kill(world.agent_pid(2), signal.SIGTERM)
+
+        async def moved() -> bool:
+            return (await uplinks(world))["node-2"] == "192.168.16.77/24"
+
+        await eventually(moved, "the claim shows the new address")
+        await world.first_reply(*pods)
+        await world.settled()
+        await world.assert_mesh(pods)
