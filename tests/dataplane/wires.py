@@ -30,6 +30,7 @@ MARK = 250
 NEW = 0xFFFFFFFF
 ETH_P_ALL = 3
 MARK_S = 3.0
+ATTEMPTS = 15
 GATEWAY4, GATEWAY6 = "10.1.1.1", "2001:db8:1::1"
 ANY4, ANY6 = "0.0.0.0/0", "::/0"
 ANY_PORT = (0, 65535)
@@ -187,13 +188,15 @@ class World:
         first.send(packet)
         return _core(packet) in [_core(found) for found in await self.until_mark(second, sender=first, six=six)]
 
-    async def until_mark(self, end: End, *, sender: End | None = None, six: bool = False) -> list[bytes]:
+    async def until_mark(
+        self, end: End, *, sender: End | None = None, six: bool = False, within_s: float = MARK_S
+    ) -> list[bytes]:
         """What leaves at ``end`` before a mark that ``sender`` (the other end) sends there now."""
         sender = sender or (self.b if end is self.a else self.a)
         mark = next(self._marks).to_bytes(8, "big") + TOKEN
         sender.send(ip6(sender.v6, end.v6, MARK, mark) if six else ip4(sender.v4, end.v4, MARK, mark))
         found = []
-        async with asyncio.timeout(MARK_S):
+        async with asyncio.timeout(within_s):
             while True:
                 packet = await end.receive()
                 if packet[40 if packet[0] >> 4 == 6 else 20 :].startswith(mark):
