@@ -111,6 +111,9 @@ class Config(_Section, frozen=True, kw_only=True):
     """How long a stolen NIC may be without a working vswitch before the kernel gets it back; new here."""
     nat_external_traffic: bool = True
     """What pods send out of the cluster leaves with the node's address."""
+    service_renderer: Literal["nat44", "none"] = "nat44"
+    """What translates services: VPP's NAT44-ED, which carries TCP, UDP and ICMP alone, also between pods; or nothing:
+    no services and no source NAT, but every protocol between pods."""
     service_local_endpoint_weight: int = 1
     """How many endpoints elsewhere one on the client's node counts for."""
     tcp_nat_session_timeout: int = msgspec.field(default=180, name="tcpNATSessionTimeout")

@@ -185,12 +185,13 @@ class _Agent:
             ]
         )
         handler = NetworkHandler(self.network, persistence, self._push)
-        self.policies = Policies(self.network, self.services.handler)
+        services = [self.services.handler] if config.service_renderer != "none" else []
+        self.policies = Policies(self.network, *services)
         self.metrics = AgentMetrics(self.registry)
         settings = Settings(periodic_resync_s=config.periodic_healing_interval_s or None)
         self.controller: Controller[ClusterState] = Controller(
             self.scheduler,
-            [handler, self.services.handler, self.policies.handler],
+            [handler, *services, self.policies.handler],
             state=ClusterState(),
             settings=settings,
             metrics=self.metrics,

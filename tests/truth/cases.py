@@ -147,9 +147,9 @@ def ends(cluster: Cluster) -> list[str]:
 def as_enforced(cluster: Cluster) -> Cluster:
     """The cluster as the data plane can enforce it: a rule for particular SCTP ports allows nothing.
 
-    The one deviation from Kubernetes. VPP's ACL plugin takes ports from TCP and UDP headers only
-    (plugins/acl/public_inlines.h, acl_fill_5tuple_l4_and_pkt_data), so it cannot tell one SCTP port from another; the
-    renderer fails closed and reports it. Rules for all of SCTP, or for all protocols, work.
+    SCTP is where we deviate from Kubernetes, here and in ``told_apart``. VPP's ACL plugin takes ports from TCP and UDP
+    headers only (plugins/acl/public_inlines.h, acl_fill_5tuple_l4_and_pkt_data), so it cannot tell one SCTP port from
+    another; the renderer fails closed and reports it. Rules for all of SCTP, or for all protocols, work.
     """
     nothing = kube.PolicyPort("SCTP", 0)
 
@@ -168,6 +168,16 @@ def as_enforced(cluster: Cluster) -> Cluster:
         for policy in cluster.policies
     )
     return Cluster(cluster.pods, cluster.namespaces, policies, cluster.nodes, cluster.node_addresses)
+
+
+def told_apart(source: int, destination: int, traffic: Traffic) -> bool:
+    """Whether the data plane can tell a probe between two ends, by number, from the answers to another one.
+
+    A session of the ACL plugin has no SCTP ports either: what answers an association from a to b, and an association
+    that b opens to a while that session lives, are one thing to it. So between two ends SCTP is probed one way only,
+    every end being the source of half of its pairs.
+    """
+    return traffic[0] != "SCTP" or (source < destination) == ((source + destination) % 2 == 0)
 
 
 # ---- manifests ---------------------------------------------------------------------------------------------

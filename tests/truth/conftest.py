@@ -1,4 +1,9 @@
-"""One demo cluster for all truth cases of a data plane, held up by a task of its own."""
+"""One demo cluster for all truth cases of a data plane, held up by a task of its own.
+
+NAT44-ED carries TCP, UDP and ICMP alone: it gives every other packet of a pod the node's address as source, whatever
+its destination is, and drops it when another pod speaks to the same destination already (nat44_ed_in2out.c,
+nat44_ed_in2out_slowpath_unknown_proto). So SCTP is played on a second cluster, whose nodes translate no services.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ from tests.truth.player import Player
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def player(dataplane: str) -> AsyncIterator[Player]:
+async def player(dataplane: str, services: str) -> AsyncIterator[Player]:
     """The cast on two nodes. A task group must end in the task that began it, so the cluster lives in one task."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
@@ -33,7 +38,7 @@ async def player(dataplane: str) -> AsyncIterator[Player]:
         asyncio.set_child_watcher(watcher)
     started: asyncio.Future[Player] = asyncio.get_running_loop().create_future()
     finished = asyncio.Event()
-    task = asyncio.create_task(_hold(dataplane, started, finished))
+    task = asyncio.create_task(_hold(dataplane, services, started, finished))
     await asyncio.wait([task, started], return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         await task
@@ -44,8 +49,8 @@ async def player(dataplane: str) -> AsyncIterator[Player]:
         asyncio.set_child_watcher(None)
 
 
-async def _hold(dataplane: str, started: asyncio.Future[Player], finished: asyncio.Event) -> None:
-    async with DemoCluster(2, dataplane=dataplane) as cluster:
+async def _hold(dataplane: str, services: str, started: asyncio.Future[Player], finished: asyncio.Event) -> None:
+    async with DemoCluster(2, dataplane=dataplane, config={"serviceRenderer": services}) as cluster:
         player = Player(World(cluster))
         try:
             await player.start()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from contiv.store.client import Etcd
 from tests.e2e.world import World, eventually
 from tests.policy import oracle
 from tests.policy.oracle import Traffic
-from tests.truth.cases import CAST, NODES, TRAFFIC, Case, Places, as_enforced, reduced
+from tests.truth.cases import CAST, NODES, Case, Places, as_enforced, reduced, told_apart
 
 PROBER: Final = Path(__file__).with_name("prober.py")
 IN_FORCE_S: Final = 10.0
@@ -47,6 +47,7 @@ class Player:
         self._namespaces: dict[str, Mapping[str, str]] = {}
         self._labels: dict[str, Mapping[str, str]] = {}
         self._pods: dict[str, Object] = {}
+        self._manifests: dict[str, Object] = {}
         self._specs: dict[str, tuple[str, Object]] = {}
         """Policies that are there: how they came (api, etcd) and their spec."""
         self._stored: dict[str, kube.KubeObject] = {}
@@ -93,6 +94,7 @@ class Player:
         bare = {name: part for name, part in thing.items() if name != "status"}
         self._pods |= await self._world.create_pods([bare])
         self._labels[key] = thing["metadata"]["labels"]
+        self._manifests[key] = thing
 
     async def stop(self) -> None:
         """End the prober; pods and policies go with the cluster."""
@@ -103,11 +105,11 @@ class Player:
 
     # ---- a case ------------------------------------------------------------------------------------------
 
-    async def play(self, case: Case) -> list[str]:
+    async def play(self, case: Case, traffic: Sequence[Traffic]) -> list[str]:
         """Bring the cluster into the case's state and compare packets with the oracle; what is wrong, as text."""
         await self._apply(case)
         await self._in_force()
-        probes = self._probes()
+        probes = self._probes(traffic)
         cluster = as_enforced(case.cluster(self._seen()))
         expected = [oracle.allowed(cluster, *probe[:2], *probe[2]) for probe in probes]
         wanted = [index for index, each in enumerate(expected) if each]
@@ -123,16 +125,17 @@ class Player:
         ips = {key: (thing["status"]["podIP"],) for key, thing in self._pods.items()}
         return Places(self._places.pods, self._places.hosts, ips=ips)
 
-    def _probes(self) -> list[Probe]:
+    def _probes(self, traffic: Sequence[Traffic]) -> list[Probe]:
         """Every pair but hosts between themselves, so ordered that neighbours come from and go to different pods."""
         names = list(self._pods)
         hosts = {name for name, thing in self._pods.items() if thing["spec"].get("hostNetwork")}
         return [
-            (source, destination, traffic)
-            for traffic in TRAFFIC
+            (source, destination, one)
+            for one in traffic
             for shift in range(len(names))
             for place, source in enumerate(names)
             if not {source, destination := names[(place + shift) % len(names)]} <= hosts
+            and told_apart(place, (place + shift) % len(names), one)
         ]
 
     async def _ask(self, command: Object) -> Any:
@@ -150,8 +153,8 @@ class Player:
         """What differs from the case before, everything at once as far as it does not hang together."""
         namespaces = {name: case.relabel.get(name, labels) for name, labels in CAST["namespaces"].items()}
         things = {key_of(thing): thing for thing in case.pod_manifests(self._places)}
-        gone = self._pods.keys() - things.keys()
-        fresh = [thing for key, thing in things.items() if key not in self._pods]
+        gone = {key for key in self._pods if key not in things or self._manifests[key]["spec"] != things[key]["spec"]}
+        fresh = [thing for key, thing in things.items() if key not in self._pods or key in gone]
         await asyncio.gather(
             *(self._label_namespace(name, labels) for name, labels in namespaces.items()),
             *(self._label_pod(key, things[key]["metadata"]["labels"]) for key in self._pods.keys() - gone),
@@ -180,7 +183,7 @@ class Player:
     async def _delete_pod(self, key: str) -> None:
         namespace, _, name = key.partition("/")
         await self._world.kubectl("delete", "pod", name, "-n", namespace, "--wait=true")
-        del self._pods[key], self._labels[key]
+        del self._pods[key], self._labels[key], self._manifests[key]
 
     async def _apply_policies(self, case: Case) -> None:
         wanted = {key_of(thing): thing for thing in case.policy_manifests(self._places)}

@@ -1,0 +1,45 @@
+"""Truth cases with real packets, on two nodes: pods and hosts, near and far, over TCP, UDP, SCTP and ICMP.
+
+On the emulator a part of the cases is played each time and all of them as slow tests; on VPP all are slow
+(``make truth DATAPLANE=vpp``). Every pair of ends is probed, not only what a case pins.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.truth.cases import CASES, TRAFFIC, Case
+from tests.truth.player import Player
+
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
+
+QUICK_EVERY = 6
+QUICK_CLAUSES = frozenset({10, 11})
+SHOWN = 20
+SCTP = ("SCTP", 80)
+
+
+def _cases(dataplane: str, services: str) -> list[object]:
+    """The cases on one data plane; without services those that SCTP has a part in, or that all traffic has."""
+    played = [case for case in CASES if not case.packets]
+    quick = {case.id for case in played[::QUICK_EVERY]} | {case.id for case in played if case.clause in QUICK_CLAUSES}
+    if services == "none":
+        played = [case for case in played if any(SCTP in pin.traffic for pin in case.pins)]
+        quick = {case.id for case in played[:: 2 * QUICK_EVERY]}
+    found = []
+    for case in played:
+        marks = [pytest.mark.vpp] if dataplane == "vpp" else []
+        if dataplane == "vpp" or case.id not in quick:
+            marks.append(pytest.mark.slow)
+        found.append(pytest.param(dataplane, services, case, marks=marks, id=f"{dataplane}-{services}-{case.id}"))
+    return found
+
+
+PLAYED = [param for plane in ("emulator", "vpp") for services in ("nat44", "none") for param in _cases(plane, services)]
+
+
+@pytest.mark.parametrize(("dataplane", "services", "case"), PLAYED, scope="module")
+async def test_packets_pass_exactly_where_the_oracle_says(player: Player, services: str, case: Case) -> None:
+    traffic = [one for one in TRAFFIC if one != SCTP] if services == "nat44" else [SCTP]
+    wrong = await player.play(case, traffic)
+    assert not wrong, "\n".join([f"{case.name}: {len(wrong)} of all probes:", *wrong[:SHOWN]])
