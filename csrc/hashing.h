@@ -1,4 +1,4 @@
-/* Consistent hashing of backends: fingerprints, Maglev tables, bounded selection, and packed NAT backends.
+/* Backends of services: consistent hashing (fingerprints, Maglev tables, bounded selection), addresses, NAT records.
  *
  * Everything is a pure function of its arguments: equal input gives equal output on every machine and in every run.
  * Backends are told apart by 64-bit fingerprints; the caller makes them of whatever names a backend (ch_hash).
@@ -29,6 +29,9 @@ int ch_is_prime (uint32_t n);
 /* The keep elements of n that this seed prefers (rendezvous hashing), as ascending indexes. An element that leaves
  * changes the choice only by itself and its successor. scratch has room for 2 n. Returns how many there are. */
 size_t ch_select (const uint64_t *elements, size_t n, uint64_t seed, size_t keep, uint64_t *scratch, uint32_t *chosen);
+
+/* Reads an IPv4 address as it is written: four decimal numbers without leading zeros. Returns 0, -1 for other text. */
+int ch_read_ipv4 (const char *text, size_t len, uint32_t *address);
 
 /* Sorts count records and removes doubles of an address and port; the heavier weight stays. Returns what is left. */
 size_t ch_unique_records (uint8_t *records, size_t count, uint64_t *scratch);

@@ -1,4 +1,4 @@
-"""Consistent hashing of backends in C: Maglev tables, bounded selection, fingerprints, packed NAT backends.
+"""Backends of services in C: Maglev tables, bounded selection, fingerprints, addresses, packed NAT backends.
 
 All functions are pure: equal input gives equal output on every machine, in every process. Backends are named by
 bytes or by their 64-bit fingerprints. Nothing here is for secrets: who knows the seed can make collisions.
@@ -38,6 +38,16 @@ def select(elements: ArrayLike, seed: int, keep: int) -> NDArray[np.uint32]:
     """Indexes, ascending, of the ``keep`` elements (fingerprints) that this seed prefers: rendezvous hashing.
 
     Different seeds prefer different ones; one element less changes at most one of the chosen.
+    """
+
+UNREADABLE: int
+"""What ``read_ipv4`` says of text that is no IPv4 address."""
+
+def read_ipv4(texts: Sequence[str], networks: Sequence[tuple[int, int]]) -> tuple[bytes, bytes]:
+    """The addresses packed, 4 bytes each (0 for what is unreadable), and one byte each: the first network around it.
+
+    A network is its value and mask. In none: their number; no address in canonical notation: ``UNREADABLE``. At most 8
+    networks, else ValueError.
     """
 
 def pack_backends(

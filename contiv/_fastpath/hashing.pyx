@@ -1,6 +1,7 @@
 # cython: binding=True
-"""Consistent hashing of backends, over ``csrc/hashing.h``."""
+"""Backends of services, over ``csrc/hashing.h``."""
 
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -16,10 +17,12 @@ cdef extern from "hashing.h":
     int ch_is_prime(uint32_t) nogil
     size_t ch_select(const uint64_t *, size_t, uint64_t, size_t, uint64_t *, uint32_t *) nogil
     size_t ch_unique_records(uint8_t *, size_t, uint64_t *) nogil
+    int ch_read_ipv4(const char *, size_t, uint32_t *) nogil
     size_t ch_pack_records(const uint8_t *, const uint8_t *, size_t, uint8_t, uint8_t, uint8_t, uint8_t, uint16_t,
                            uint8_t *) nogil
 
 RECORD_SIZE = CH_RECORD
+UNREADABLE = 255
 TABLE_SIZE = 65537
 
 
@@ -96,6 +99,40 @@ def select(elements, uint64_t seed, size_t keep):
         n = ch_select(&view[0], n, seed, keep, &scratch_view[0], &spare_view[0])
     chosen[:] = spare[:n]
     return chosen
+
+
+def read_ipv4(texts, networks):
+    cdef Py_ssize_t n = len(texts), i, k, size
+    cdef Py_ssize_t count = len(networks)
+    cdef uint32_t address
+    cdef uint32_t[8] value
+    cdef uint32_t[8] mask
+    cdef const char *text
+    cdef uint8_t *packed
+    cdef uint8_t *places
+    if count > 8:
+        raise ValueError(f"{count} networks: 8 at most")
+    for k in range(count):
+        value[k], mask[k] = networks[k]
+    addresses = PyBytes_FromStringAndSize(NULL, 4 * n)
+    within = PyBytes_FromStringAndSize(NULL, n)
+    packed = <uint8_t *>PyBytes_AS_STRING(addresses)
+    places = <uint8_t *>PyBytes_AS_STRING(within)
+    for i in range(n):
+        text = PyUnicode_AsUTF8AndSize(texts[i], &size)
+        if ch_read_ipv4(text, size, &address):
+            address, places[i] = 0, UNREADABLE
+        else:
+            places[i] = count
+            for k in range(count):
+                if address & mask[k] == value[k]:
+                    places[i] = k
+                    break
+        packed[4 * i] = address >> 24
+        packed[4 * i + 1] = address >> 16 & 255
+        packed[4 * i + 2] = address >> 8 & 255
+        packed[4 * i + 3] = address & 255
+    return addresses, within
 
 
 def pack_backends(parts, uint8_t mask, uint8_t want, *, uint8_t heavy=0, uint8_t weight=1):

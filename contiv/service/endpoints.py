@@ -10,11 +10,13 @@ topology hints where all of them have some; if there is none, those that still s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import Final, Literal
 
 import msgspec
 
+from contiv.fastpath import hashing
 from contiv.model import kube
 from contiv.model.ip import Address, Network
 
@@ -47,7 +49,7 @@ class Fault(msgspec.Struct, frozen=True, order=True):
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where endpoints are judged from: this node, its zone ("" for none), its part and all of the pod subnet, …"""
+    """Where endpoints are judged from: this node, its zone ("" for none), its share and all of the pod subnet, …"""
 
     node: str
     zone: str
@@ -55,6 +57,29 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     own_addresses: frozenset[Address]
     pods: Network
     services: Network
+    networks: tuple[tuple[int, int], ...] = ()
+    """What ``Region`` counts, as ``hashing.read_ipv4`` takes it."""
+
+    def __post_init__(self) -> None:
+        parsed = (*_UNFIT, self.services, self.own_pods, self.pods)
+        msgspec.structs.force_setattr(self, "networks", tuple((each.network.value, each.mask) for each in parsed))
+
+
+class Region(IntEnum):
+    """Where an IPv4 address lies, in the order of ``Place.networks``."""
+
+    THIS_NETWORK = 0
+    LOOPBACK = 1
+    LINK_LOCAL = 2
+    NO_UNICAST = 3
+    SERVICES = 4
+    OWN_PODS = 5
+    PODS = 6
+    ELSEWHERE = 7
+
+
+_UNFIT: Final = tuple(map(Network.parse, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")))
+"""No endpoint's (RFC 6890, and core/v1's validation of endpoints)."""
 
 
 class Slice(msgspec.Struct, frozen=True, gc=False):
@@ -64,7 +89,7 @@ class Slice(msgspec.Struct, frozen=True, gc=False):
     to have, outside of the pod subnet; fine if they are a node's.
     """
 
-    version: int
+    version: Literal[4, 6]
     addresses: bytes
     flags: bytes
     kinds: bytes
@@ -76,103 +101,98 @@ class Slice(msgspec.Struct, frozen=True, gc=False):
 
 def parse(slice_: kube.EndpointSlice, place: Place) -> Slice | None:
     """The slice as this node sees it; None for one of names (addressType FQDN), which nobody can translate to."""
-    version = {"IPv4": 4, "IPv6": 6}.get(slice_.address_type)
-    if version is None:
+    if slice_.address_type not in ("IPv4", "IPv6"):
         return None
-    addresses: list[bytes] = []
-    flags = bytearray()
-    strangers: list[str] = []
-    faults: list[Fault] = []
-    foreign = False
-    for number, endpoint in enumerate(slice_.endpoints):
-        text = endpoint.addresses[0] if endpoint.addresses else ""
-        try:
-            packed = _pack(text, version, place)
-        except ValueError as error:
-            name = f"EndpointSlice {slice_.namespace}/{slice_.name}"
-            faults.append(Fault(name, f"endpoints[{number}].addresses[0]", str(error)))
-            continue
-        value = int.from_bytes(packed, "big")
-        outside = version == 4 and value & place.pods.mask != place.pods.value
-        if outside:
-            foreign = True
-            if endpoint.target_ref is not None and endpoint.target_ref.kind == "Pod":
-                strangers.append(text)
-        addresses.append(packed)
-        flags.append(_flags(endpoint, value, version, place))
+    version: Literal[4, 6] = 4 if slice_.address_type == "IPv4" else 6
+    endpoints = slice_.endpoints
+    texts = [each.addresses[0] if each.addresses else "" for each in endpoints]
+    packed, regions = hashing.read_ipv4(texts, place.networks) if version == 4 else _read_ipv6(texts, place)
+    faults: tuple[Fault, ...] = ()
+    if any(map(_UNFIT_REGIONS.__contains__, regions)):
+        faults = tuple(_fault(slice_, number, text, regions[number]) for number, text in enumerate(texts))
+        faults = tuple(fault for fault in faults if fault.reason)
+        fit = [number for number, region in enumerate(regions) if region not in _UNFIT_REGIONS]
+        size = 4 if version == 4 else 16
+        packed = b"".join(packed[number * size : (number + 1) * size] for number in fit)
+        regions = bytes(regions[number] for number in fit)
+        endpoints = tuple(endpoints[number] for number in fit)
+    own = _own(packed, regions, version, place)
+    flags = bytes([_flags(each, here, place) for each, here in zip(endpoints, own, strict=True)])
     return Slice(
         version=version,
-        addresses=b"".join(addresses),
-        flags=bytes(flags),
+        addresses=packed,
+        flags=flags,
         kinds=bytes(sorted(set(flags))),
         ports=slice_.ports,
-        foreign=foreign,
-        strangers=tuple(strangers),
-        faults=tuple(faults),
+        foreign=Region.ELSEWHERE in regions,
+        strangers=tuple(_strangers(endpoints, regions)),
+        faults=faults,
     )
 
 
-def _pack(text: str, version: int, place: Place) -> bytes:
-    """The address in network order. ValueError, with a remedy, for one that no endpoint can have."""
-    packed = _ipv4(text) if version == 4 else _ipv6(text)
-    if version == 4:
-        first = packed[0]
-        if first in (0, 127) or first >= 224 or packed[:2] == b"\xa9\xfe":
-            raise ValueError(f"{text} is no unicast address that a node can route; left out")
-        if int.from_bytes(packed, "big") & place.services.mask == place.services.value:
-            raise ValueError(
-                f"{text} lies in the service CIDR {place.services}; left out: name a pod's or host's address"
-            )
-    return packed
+def _read_ipv6(texts: list[str], place: Place) -> tuple[bytes, bytes]:
+    """As ``hashing.read_ipv4``. The pod subnet is IPv4's, so that all are elsewhere."""
+    packed, regions = bytearray(), bytearray()
+    for text in texts:
+        try:
+            address = Address.parse(text)
+        except ValueError:
+            address = None
+        readable = address is not None and address.version == 6
+        packed += address.packed if address is not None and readable else bytes(16)
+        regions.append(Region.ELSEWHERE if readable else hashing.UNREADABLE)
+    return bytes(packed), bytes(regions)
 
 
-def _ipv4(text: str) -> bytes:
-    """Several times faster than the standard library's parser, and as strict: what it gives back must be the text."""
-    try:
-        packed = bytes(map(int, text.split(".")))
-        if len(packed) == 4 and ".".join(map(str, packed)) == text:
-            return packed
-    except ValueError:
-        pass  # said below, as for every other text
-    raise ValueError(f"{text!r} is no IPv4 address; left out")
+_UNFIT_REGIONS: Final = frozenset({*range(Region.OWN_PODS), hashing.UNREADABLE})
 
 
-def _ipv6(text: str) -> bytes:
-    try:
-        address = Address.parse(text)
-    except ValueError:
-        address = None
-    if address is None or address.version != 6:
-        raise ValueError(f"{text!r} is no IPv6 address; left out")
-    return address.packed
+def _fault(slice_: kube.EndpointSlice, number: int, text: str, region: int) -> Fault:
+    match region:
+        case Region.OWN_PODS | Region.PODS | Region.ELSEWHERE:
+            reason = ""
+        case Region.SERVICES:
+            reason = f"{text} lies in the service CIDR; left out: name a pod's or a host's address"
+        case hashing.UNREADABLE:
+            reason = f"{text!r} is no {slice_.address_type} address; left out"
+        case _:
+            reason = f"{text} is no unicast address that a node can route; left out"
+    return Fault(f"EndpointSlice {slice_.namespace}/{slice_.name}", f"endpoints[{number}].addresses[0]", reason)
 
 
-def _flags(endpoint: kube.Endpoint, value: int, version: int, place: Place) -> int:
-    flags = 0
-    if endpoint.ready:
-        flags = READY
-    elif endpoint.serving and endpoint.terminating:
-        flags = DRAINING
-    if endpoint.node_name:
-        if endpoint.node_name == place.node:
-            flags |= LOCAL
-    elif _own(value, version, place):
+def _strangers(endpoints: Iterable[kube.Endpoint], regions: bytes) -> Iterator[str]:
+    """The addresses that a pod is said to have, outside of the pod subnet."""
+    if Region.ELSEWHERE in regions:
+        for endpoint, region in zip(endpoints, regions, strict=True):
+            if region == Region.ELSEWHERE and endpoint.target_ref is not None and endpoint.target_ref.kind == "Pod":
+                yield endpoint.addresses[0]
+
+
+def _own(packed: bytes, regions: bytes, version: Literal[4, 6], place: Place) -> Iterable[bool]:
+    """Which addresses are this node's or its pods'."""
+    if version == 4 and Region.ELSEWHERE not in regions:
+        return map(Region.OWN_PODS.__eq__, regions)
+    size = 4 if version == 4 else 16
+    addresses = (Address(version, int.from_bytes(packed[at : at + size], "big")) for at in range(0, len(packed), size))
+    return [
+        region == Region.OWN_PODS or address in place.own_addresses
+        for address, region in zip(addresses, regions, strict=True)
+    ]
+
+
+def _flags(endpoint: kube.Endpoint, own: bool, place: Place) -> int:
+    """``own``: its address is here, which counts where it names no node."""
+    flags = READY if endpoint.ready else DRAINING if endpoint.serving and endpoint.terminating else 0
+    node, zone = endpoint.node_name, endpoint.zone
+    if node == place.node if node else own:
         flags |= LOCAL
-    if endpoint.zone and endpoint.zone == place.zone:
+    if zone and zone == place.zone:
         flags |= SAME_ZONE
     if endpoint.zones:
         flags |= ZONE_HINTED | (ZONE if place.zone in endpoint.zones else 0)
     if endpoint.nodes:
         flags |= NODE_HINTED | (NODE if place.node in endpoint.nodes else 0)
     return flags
-
-
-def _own(value: int, version: int, place: Place) -> bool:
-    """Whether an endpoint that names no node is here all the same."""
-    own = place.own_pods
-    if version == own.version and value & own.mask == own.value & own.mask:
-        return True
-    return any(each.version == version and each.value == value for each in place.own_addresses)
 
 
 def choose(kinds: Iterable[int], *, local: bool, publish_not_ready: bool, distribution: str) -> Choice | None:

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from contiv.fastpath import hashing
 from contiv.model import kube
 from contiv.model.ip import Address, Network
 from contiv.model.service import FrontendKey
@@ -205,6 +206,9 @@ def _unfit(address: Address, node: NodeView) -> str:
 
 
 def _parsed(text: str) -> Address | None:
+    packed, region = hashing.read_ipv4((text,), ())
+    if region[0] != hashing.UNREADABLE:  # several times faster than the standard library
+        return Address(4, int.from_bytes(packed, "big"))
     try:
         return Address.parse(text)
     except ValueError:

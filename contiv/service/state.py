@@ -306,9 +306,11 @@ class ServiceState:
     def _held(self, name: str) -> list[Claim]:
         """The claims of a service that nobody with a better one has taken; of its own equals the first."""
         held: dict[FrontendKey, Claim] = {}
-        for claim in self._entries[name].claims:
-            if self._claimants[claim.key][0] == (claim.kind, name):
-                held.setdefault(claim.key, claim)
+        entry = self._entries.get(name)
+        for claim in entry.claims if entry is not None else ():
+            key = claim.key
+            if self._claimants[key][0] == (claim.kind, name):
+                held.setdefault(key, claim)
         return list(held.values())
 
     # ------------------------------------------------------------------ rendering
@@ -330,16 +332,17 @@ class ServiceState:
     def _draw(self, name: str) -> dict[str, vpp.Value]:
         """Render a service, remember what came out, and answer health checks accordingly."""
         entry = self._entries.get(name)
+        held = self._held(name)
         if entry is None:
             after: dict[str, vpp.Value] = {}
             self._rendered.pop(name, None)
         else:
-            after = self.renderer.service(entry.service, self._held(name), self._of(name), self.node)
+            after = self.renderer.service(entry.service, held, self._of(name), self.node)
             self._rendered[name] = after
-        for key in after:
-            if key.startswith(ROUTES):
-                self._routes.setdefault(key, set()).add(name)
-        self._check_health(name, entry)
+            for key in after:
+                if key.startswith(ROUTES):
+                    self._routes.setdefault(key, set()).add(name)
+        self._check_health(name, held)
         return after
 
     def _shared(self, key: str, name: str) -> bool:
@@ -352,16 +355,16 @@ class ServiceState:
             self._routes.pop(key, None)
         return bool(users)
 
-    def _check_health(self, name: str, entry: _Entry | None) -> None:
+    def _check_health(self, name: str, held: list[Claim]) -> None:
         """The check of the service that holds the port, if it is this one's."""
         before = self._health_ports.pop(name, None)
         if before is not None and before in self.health and self.health[before].service == name:
             del self.health[before]
-        if entry is None or not any(claim.kind == Kind.HEALTH_CHECK for claim in self._held(name)):
-            return
-        port = entry.service.health_check_node_port
-        self.health[port] = HealthCheck(name, ready_here(self._of(name)))
-        self._health_ports[name] = port
+        for claim in held:
+            if claim.kind == Kind.HEALTH_CHECK:
+                self.health[claim.port] = HealthCheck(name, ready_here(self._of(name)))
+                self._health_ports[name] = claim.port
+                return
 
     # ------------------------------------------------------------------ what policies and people see
 
