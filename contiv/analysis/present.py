@@ -20,6 +20,7 @@ from contiv.analysis.cluster import EXTERNAL
 from contiv.analysis.difference import Difference
 from contiv.analysis.explain import Explanation
 from contiv.analysis.reach import Connection, Reach
+from contiv.analysis.trace import Trace
 from contiv.analysis.traffic import Traffic
 
 COLUMNS_MAX: Final = 12
@@ -201,6 +202,52 @@ def explanation_as_text(explanation: Explanation) -> str:
         source = f"   [access list {step.table}, line {step.line}]" if step.table else ""
         lines.append(f"  {place:40} {step.rule}{source}")
     return "\n".join(lines)
+
+
+def trace_as_json(trace: Trace) -> str:
+    """The trace, field by field; ``from`` and ``to`` as they were asked for."""
+    served = trace.service
+    return _json(
+        {
+            "from": trace.source,
+            "to": trace.destination,
+            "address": trace.source_address,
+            "verdict": trace.verdict,
+            "service": None
+            if served is None
+            else {
+                "name": served.name,
+                "frontend": served.frontend,
+                "node": served.node,
+                "answer": served.answer,
+                "affinitySeconds": served.affinity_s,
+                "chosen": served.chosen,
+                "candidates": [msgspec.to_builtins(each) for each in served.candidates],
+            },
+            "steps": [msgspec.to_builtins(each) for each in trace.steps],
+        }
+    )
+
+
+def trace_as_text(trace: Trace, *, width: int | None = None) -> str:
+    """The verdict, the steps by node, and the candidates of a service."""
+    lines = [f"{trace.source} ({trace.source_address}) to {trace.destination}: {trace.verdict}", ""]
+    for step in trace.steps:
+        what = f"{step.side} of {step.interface}" if step.kind == "access list" else step.kind
+        source = f"   [access list {step.table}, line {step.line}]" if step.table else ""
+        mark = " " if step.passes else "x"
+        lines.append(f"{mark} {step.node:12} {what:28} {step.text}{source}")
+    if trace.service is None or not trace.service.candidates:
+        return "\n".join(lines)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("", "candidate", "pod", "node", "share", "verdict"):
+        table.add_column(title, overflow="fold")
+    total = sum(each.weight for each in trace.service.candidates)
+    for each in trace.service.candidates:
+        where = f"{each.address}:{each.port}"
+        mark = "→" if where == trace.service.chosen else ""
+        table.add_row(mark, where, each.pod or NONE, each.node or NONE, f"{each.weight / total:.0%}", each.verdict)
+    return "\n".join([*lines, _drawn(table, width)])
 
 
 # ---- parts -------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The access lists of every node of a cluster, and which of them a packet meets on its way.
 
-In: a ``Cluster``. Out: ``ClusterTables``: ``way`` gives the ``Hop``s between two ends, each with the lists that the
-node's agent would bind there. Nodes are rendered when they are first asked for. Pure. Next: ``reach``, ``explain``.
+In: a ``Cluster``, and its services where it has some. Out: ``ClusterTables``: ``way`` gives the ``Hop``s between two
+ends, each with the lists that the node's agent would bind there. Nodes are rendered when they are first asked for.
+Pure. Next: ``reach``, ``explain``, ``trace``.
 
 The way of a packet (the order within a node is VPP's, see contiv.policy.tables)::
 
@@ -17,6 +18,7 @@ from typing import Final, Literal
 import msgspec
 
 from contiv.analysis.cluster import Cluster, End
+from contiv.analysis.services import ClusterServices
 from contiv.errors import AnalysisError
 from contiv.fastpath import acl
 from contiv.model import kube
@@ -47,10 +49,11 @@ class Hop(msgspec.Struct, frozen=True):
 
 
 class ClusterTables:
-    """The rendered policies of a cluster's nodes."""
+    """The rendered policies of a cluster's nodes; with ``services``, those that policies must know are known too."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, services: ClusterServices | None = None) -> None:
         self.cluster = cluster
+        self._services = services
         self._states: dict[str, PolicyState] = {}
         self._policies = {
             (each.namespace, each.name): each for each in cluster.objects if isinstance(each, kube.NetworkPolicy)
@@ -108,6 +111,8 @@ class ClusterTables:
         for end in self.cluster.ends:
             if end.node == node and end.pod is not None and not end.on_host:
                 state.attach(end.name, _attachment(end))
+        if self._services:
+            state.set_frontends(self._services.frontends(node))
         state.complete = True
         state.settle()
         return state

@@ -1,4 +1,4 @@
-"""``contiv connectivity`` and ``contiv explain``: who reaches whom under a cluster's policies, without a data plane.
+"""``contiv connectivity``, ``explain`` and ``trace``: what a cluster lets through and why, without a data plane.
 
 Only wiring: objects from files, the API server or etcd, questions to ``contiv.analysis``, answers to standard output;
 what is wrong with the objects goes to standard error, for the answer stands all the same.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from contiv.analysis.cluster import End
     from contiv.analysis.manifests import Objects
     from contiv.analysis.reach import Reach
+    from contiv.analysis.services import ClusterServices
     from contiv.analysis.tables import ClusterTables
     from contiv.analysis.traffic import Traffic
+    from contiv.model.ip import Address
 
 DEFAULT_PORTS: Final = ("80/TCP",)
 EXIT_DIFFERENT: Final = 1
@@ -158,6 +161,36 @@ def explain(
     click.echo(present.explanation_as_json(found) if output == "json" else present.explanation_as_text(found))
 
 
+@click.command("trace")
+@_source_options
+@click.option("--from", "source", required=True, metavar="NS/POD|IP", help="who opens the connection")
+@click.option("--to", "destination", required=True, metavar="IP:PORT/PROTO", help="or NS/SERVICE:PORT/PROTO, IP/ICMP")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def trace(
+    *,
+    files: tuple[Path, ...],
+    kubeconfig: str | None,
+    etcd: tuple[str, ...],
+    config_path: str | None,
+    source: str,
+    destination: str,
+    output: str,
+) -> None:
+    """The way of a connection: service, backend, access lists, next hops, tunnel."""
+    from contiv.analysis import present
+    from contiv.analysis.trace import Tracer
+
+    name, traffic = _target(destination)
+    objects = _objects(files, kubeconfig, etcd, config_path)
+    tables, services = _rendered(objects, config_path, [source] if "/" not in source else [])
+    end = tables.cluster.end(source) if "/" in source else tables.cluster.at(source)
+    found = Tracer(tables, services).trace(end, _address(name, tables, services), traffic)
+    if output == "json":
+        click.echo(present.trace_as_json(found))
+    else:
+        click.echo(present.trace_as_text(found, width=_width()))
+
+
 # ---- parts -------------------------------------------------------------------------------------------------
 
 
@@ -191,17 +224,54 @@ def _traffic(ports: Sequence[str]) -> list[Traffic]:
         raise click.UsageError(str(error)) from error
 
 
+def _target(text: str) -> tuple[str, Traffic]:
+    """``IP:PORT/PROTO`` taken apart; instead of the address a pod's or service's name."""
+    found = re.fullmatch(r"\[?(?P<name>[^\]]+?)\]?(?::(?P<port>\d+))?/(?P<protocol>\w+)", text)
+    if found is None:
+        raise click.UsageError(f"--to {text}: write IP:PORT/PROTO, as 10.96.0.10:80/TCP")
+    number = f"{found['port']}/{found['protocol']}" if found["port"] else found["protocol"]
+    try:
+        (traffic,) = _traffic((number,))
+    except click.UsageError as error:
+        raise click.UsageError(f"--to {text}: {error.message}") from error
+    return found["name"], traffic
+
+
+def _address(name: str, tables: ClusterTables, services: ClusterServices) -> Address:
+    """An address, or that of the service or pod of a name."""
+    from contiv.model.ip import Address
+
+    texts = services.addresses(name) if "/" in name else (name,)
+    if not texts:
+        return tables.cluster.end(name).addresses[0]
+    try:
+        return Address.parse(texts[0])
+    except ValueError as error:
+        raise AnalysisError(f"--to {name}: {error}; write IP:PORT/PROTO") from error
+
+
 def _tables(objects: Objects, config_path: str | None, external: Sequence[str]) -> ClusterTables:
-    """The cluster's access lists; what is wrong with its objects is said at once."""
+    """The cluster's access lists."""
+    return _rendered(objects, config_path, external)[0]
+
+
+def _rendered(
+    objects: Objects, config_path: str | None, external: Sequence[str]
+) -> tuple[ClusterTables, ClusterServices]:
+    """The cluster's access lists and services; what is wrong with its objects is said at once."""
     from contiv.analysis.cluster import build
+    from contiv.analysis.services import ClusterServices
     from contiv.analysis.tables import ClusterTables
     from contiv.config import load
 
-    cluster = build(objects, load(config_path), external=external)
-    tables = ClusterTables(cluster)
-    for note in (*cluster.notes, *tables.faults()):
+    config = load(config_path)
+    cluster = build(objects, config, external=external)
+    services = ClusterServices(cluster, config)
+    tables = ClusterTables(cluster, services)
+    wrong = [f"{fault.object}: {fault.field}: {fault.reason}" for fault in services.faults()]
+    for note in (*cluster.notes, *tables.faults(), *wrong):
         click.echo(f"warning: {note}", err=True)
-    return tables
+    return tables, services
 
 
 def _reach(

@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from contiv import __version__
-from contiv.cli.connectivity import connectivity, explain
+from contiv.cli.connectivity import connectivity, explain, trace
 from contiv.errors import ConfigError, ContivError
 
 EXIT_FAILED: Final = 1
@@ -42,6 +42,7 @@ def contiv() -> None:
 
 contiv.add_command(connectivity)
 contiv.add_command(explain)
+contiv.add_command(trace)
 
 
 def execute(work: Coroutine[Any, Any, int | None], *, log_level: str = "info") -> None:

@@ -173,3 +173,25 @@ def test_mistakes_end_with_one_line_and_a_code(shop: Path, arguments: tuple[str,
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
+
+
+def test_trace_follows_a_service_to_its_backend(shop: Path) -> None:
+    spec = {"clusterIP": "10.96.0.20", "selector": {"app": "db"}, "ports": [{"port": 5432, "targetPort": 80}]}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "db", "namespace": "x"}, "spec": spec}
+    written(shop / "services", service)
+    found = answer("trace", "-f", shop, "--from", "x/web", "--to", "10.96.0.20:5432/TCP")
+    assert found["verdict"] == "delivered"
+    assert (found["service"]["name"], found["service"]["chosen"]) == ("x/db", "10.1.2.2:80")
+    assert [step["kind"] for step in found["steps"]][-1] == "end"
+    assert found["to"] == "10.96.0.20:5432/TCP"
+    assert answer("trace", "-f", shop, "--from", "10.1.2.3", "--to", "x/db:5432/TCP")["verdict"] == "denied"
+    text = run("trace", "-f", shop, "--from", "x/web", "--to", "x/db:5432/TCP").stdout
+    assert "is service x/db (cluster ip): to 10.1.2.2:80" in text
+    assert answer("trace", "-f", shop, "--from", "x/web", "--to", "10.1.2.3/ICMP")["verdict"] == "delivered"
+
+
+@pytest.mark.parametrize("target", ["10.96.0.20", "10.96.0.20:0/TCP", "10.96.0.20:80/QUIC", "here:80/TCP"])
+def test_trace_names_a_wrong_target(shop: Path, target: str) -> None:
+    result = run("trace", "-f", shop, "--from", "x/web", "--to", target)
+    assert result.exit_code != 0
+    assert f"--to {target.partition(':')[0]}" in f"{result.output}{result.exception}"
