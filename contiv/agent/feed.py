@@ -26,6 +26,7 @@ from contiv.controller.event import Event
 from contiv.errors import StoreError
 from contiv.model import keys, kube
 from contiv.model.node import Attachment
+from contiv.model.sharing import Sharing
 from contiv.network.node_id import parse_claim, parse_claims
 from contiv.store.client import Etcd
 from contiv.store.mirror import LocalMirror
@@ -210,9 +211,13 @@ def _encoded(key: str, value: kube.KubeObject) -> bytes:
     return kube.kind_of(key).encode(value)  # type: ignore[arg-type]  # the key's kind is the value's
 
 
+_sharing: Final = Sharing()
+"""For all that this process decodes: it knows one cluster."""
+
+
 def _parse(key: str, value: bytes) -> kube.KubeObject | None:
     try:
-        return kube.parse(key, value)
+        return _sharing.share(kube.parse(key, value))
     except (KeyError, msgspec.ValidationError, msgspec.DecodeError) as error:
         log.error("unreadable object in etcd", key=key, error=str(error))
         return None

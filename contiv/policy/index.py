@@ -31,11 +31,13 @@ class PodRecord:
     ``told`` are the addresses in its status, ``addresses`` those that rules find it by: none of a finished pod.
     """
 
-    __slots__ = ("addresses", "finished", "label_class", "name", "ports", "told", "uid")
+    __slots__ = ("addresses", "finished", "label_class", "name", "place", "ports", "told", "uid")
 
     def __init__(self, name: str, label_class: LabelClass) -> None:
         self.name = name
         self.label_class = label_class
+        self.place = 0
+        """Where it stands in ``label_class.pods``."""
         self.uid = ""
         self.told: tuple[Address, ...] = ()
         self.addresses: tuple[Address, ...] = ()
@@ -62,8 +64,21 @@ class LabelClass:
         self.home = home
         self.key = key
         self.labels = labels
-        self.pods: set[PodRecord] = set()
+        self.pods: list[PodRecord] = []
         self.groups: frozenset[Group] = frozenset()
+
+    def join(self, pod: PodRecord) -> None:
+        """Take in a pod."""
+        pod.label_class = self
+        pod.place = len(self.pods)
+        self.pods.append(pod)
+
+    def leave(self, pod: PodRecord) -> None:
+        """Let go of a pod; the last one takes its place."""
+        last = self.pods.pop()
+        if last is not pod:
+            self.pods[pod.place] = last
+            last.place = pod.place
 
 
 class NamespaceRecord:
@@ -165,7 +180,7 @@ class PodIndex:
         pod = home.pods.get(name)
         if pod is None:
             pod = home.pods[name] = PodRecord(name, target)
-            target.pods.add(pod)
+            target.join(pod)
             self._touch(target.groups, addresses)
         else:
             if pod.addresses == addresses and pod.ports == ports:
@@ -193,7 +208,7 @@ class PodIndex:
             return None
         self._touch(pod.label_class.groups, pod.addresses)
         self._hold(pod, ())
-        pod.label_class.pods.discard(pod)
+        pod.label_class.leave(pod)
         self._drop_class(pod.label_class)
         self._drop_home(home)
         return pod
@@ -201,9 +216,8 @@ class PodIndex:
     def _move(self, pod: PodRecord, target: LabelClass) -> None:
         left = pod.label_class
         if left is not target:
-            left.pods.discard(pod)
-            target.pods.add(pod)
-            pod.label_class = target
+            left.leave(pod)
+            target.join(pod)
             self._drop_class(left)
 
     def _hold(self, pod: PodRecord, addresses: tuple[Address, ...]) -> None:
@@ -222,7 +236,7 @@ class PodIndex:
         """Untie the circles between pods and classes, so that the memory is free at once."""
         for home in self.namespaces.values():
             for each in home.classes.values():
-                each.pods = set()
+                each.pods = []
                 each.groups = frozenset()
 
     # ---------------------------------------------------------------- classes
