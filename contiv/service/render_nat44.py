@@ -55,9 +55,9 @@ class Nat44Renderer:
     def unable(self, claim: Claim) -> str:
         """NAT44-ED's limits."""
         if claim.address.version != 4:
-            return f"{claim.address} is IPv6, which NAT44-ED cannot translate; set serviceRenderer: cnat"
+            return f"{claim.address} is IPv6, which NAT44-ED cannot translate; not served"
         if claim.protocol == SCTP:
-            return "NAT44-ED cannot tell SCTP ports apart; set serviceRenderer: cnat, or serve by TCP or UDP"
+            return "NAT44-ED cannot tell SCTP ports apart; not served: use TCP or UDP"
         return ""
 
     def node(self, node: NodeView) -> dict[str, vpp.Value]:
