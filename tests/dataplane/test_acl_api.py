@@ -261,6 +261,8 @@ async def test_counters_can_be_switched(vpp: contiv.vpp.Vpp) -> None:
     """VPP answers with the number of acl_del_reply (acl.c, REPLY_MACRO); what matters is that it answers."""
     for enable in (True, False):
         assert (await vpp.call("acl_stats_intf_counters_enable", check=False, enable=enable)).retval == 0
+        shown = (await vpp.call("cli_inband", cmd="show acl-plugin tables")).reply
+        assert shown.startswith(f"Stats counters enabled for interface ACLs: {int(enable)}\n")
 
 
 async def _raw_details(vpp: contiv.vpp.Vpp) -> dict[int, bytes]:

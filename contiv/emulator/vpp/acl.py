@@ -116,6 +116,7 @@ class AclPlugin:
         self.sessions = SessionTable(clock)
         self.reclassify = False
         self.counters_enabled = False
+        """Whether VPP would count matches in its stats segment, which the emulated one does not have."""
         self.lists: dict[int, AccessList] = {}
         self._features = features
         self._free: list[int] = []

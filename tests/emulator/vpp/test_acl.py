@@ -5,7 +5,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from plane import Plane, frame, udp4
+from hypothesis import given
+from hypothesis import strategies as st
+from plane import Plane, frame, ip4, udp4
 
 from contiv.emulator.vpp.acl import NEW
 from contiv.emulator.vpp.acl_rules import Rule
@@ -73,6 +75,21 @@ def test_drops_and_sessions_are_counted(plane: Plane) -> None:
     assert counts["acl-plugin-in-ip4-fa", "existing session packets"] == 2
     assert counts["acl-plugin-in-ip4-fa", "checked packets"] == 3
     assert counts["acl-plugin-out-ip4-fa", "ACL deny packets"] == 3
+
+
+@given(data=st.binary(max_size=120), ethertype=st.sampled_from((0x0800, 0x86DD)), version=st.sampled_from((0, 4, 6)))
+def test_nothing_passes_a_gate_that_is_shut(data: bytes, ethertype: int, version: int) -> None:
+    """Whatever the bytes, with a header made plausible or as they come."""
+    plane = Plane()
+    near, _ = _routed(plane)
+    shut = _put(plane, DENY_ALL, DENY_ALL._replace(version=6))
+    for is_input in (True, False):
+        plane.graph.acl.set_lists(near, [shut], is_input=is_input)
+    if version == 4:
+        data = ip4("10.0.0.2", "10.1.0.2", data)
+    elif version == 6:
+        data = struct.pack(">IHBB", 6 << 28, len(data), 44, 64) + bytes(32) + data
+    assert plane.receive(near, frame(NEAR, HOST, data, ethertype=ethertype)) == []
 
 
 def test_the_next_interface_with_the_index_has_no_lists(plane: Plane) -> None:

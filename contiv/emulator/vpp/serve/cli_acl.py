@@ -38,6 +38,7 @@ class AclCli:
             (("show", "acl-plugin", "acl"), self._lists),
             (("show", "acl-plugin", "interface"), self._interfaces),
             (("show", "acl-plugin", "sessions"), self._sessions),
+            (("show", "acl-plugin", "tables"), self._tables),
             (("set", "acl-plugin", "session", "timeout"), self._set_timeout),
             (("set", "acl-plugin", "session", "table", "max-entries"), self._set_sessions_max),
             (("set", "acl-plugin", "reclassify-sessions"), self._set_reclassify),
@@ -84,6 +85,9 @@ class AclCli:
             changed = table.restarted[interface.index]
             yield f"    sw_if_index {interface.index}: add {made} - del {gone} = {made - gone}; epoch chg: {changed}"
         yield f"Reclassify sessions: {int(self._acl.reclassify)}"
+
+    def _tables(self, words: list[str]) -> Iterator[str]:
+        yield f"Stats counters enabled for interface ACLs: {int(self._acl.counters_enabled)}"
 
     def _set_timeout(self, words: list[str]) -> Iterator[str]:
         timeout = _TIMEOUTS.get((words[0], words[1])) if len(words) == 3 else None
