@@ -3,8 +3,8 @@
 In: ``Objects`` and the address configuration. Out: ``Cluster``: nodes with their addresses, ends in order, and the
 objects completed as agents would meet them. A pod has the addresses of its status; one that has none yet gets the next
 of its node's pool, as the agent would give it. A pod without a node is taken to run on the first one. Nodes are those
-of Node objects and of ``spec.nodeName``, in the order in which they appear; their IDs are claimed in that order, unless
-the cluster's own claims are known. Pods that have finished are no ends. Pure. Next: ``tables``.
+of Node objects and of ``spec.nodeName``, in the order in which they appear. Their IDs are those that the cluster's
+claims or addresses tell; others are claimed in that order. Pods that have finished are no ends. Pure. Next: ``tables``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contiv.analysis.manifests import Objects
 from contiv.config import Config
 from contiv.errors import AnalysisError, NetworkError
 from contiv.model import kube
-from contiv.model.ip import Address, Network
+from contiv.model.ip import BITS, Address, Network
 from contiv.network.ipam import ClusterSubnets, NodeAddresses, PodPool
 
 FIRST_NODE: Final = "node-1"
@@ -85,7 +85,8 @@ def build(found: Objects, config: Config, *, external: Sequence[str] = ()) -> Cl
     pods = [thing for thing in found.objects if isinstance(thing, kube.Pod)]
     known = {thing.name: thing for thing in found.objects if isinstance(thing, kube.Node)}
     names = list(known | dict.fromkeys(pod.node_name for pod in pods if pod.node_name)) or [FIRST_NODE]
-    ids = _node_ids(names, {claim.name: claim.id for claim in found.claims})
+    told = _told_ids(known.values(), pods, subnets)
+    ids = _node_ids(names, told | {claim.name: claim.id for claim in found.claims})
     placed = [_placed(pod, names[0]) for pod in pods]
     nodes = {name: _place(name, subnets.node(ids[name]), known.get(name), placed) for name in names}
     addressed = _addressed(placed, nodes)
@@ -104,6 +105,24 @@ def build(found: Objects, config: Config, *, external: Sequence[str] = ()) -> Cl
         subnets=subnets,
         notes=(*found.notes, *_twins(ends)),
     )
+
+
+def _told_ids(nodes: Iterable[kube.Node], pods: Iterable[kube.Pod], subnets: ClusterSubnets) -> dict[str, int]:
+    """Node IDs that addresses give away: a node's own in the hosts' network, else those of its pods."""
+    told = [(node.name, subnets.hosts, subnets.host_share_length, node.ips) for node in nodes]
+    attached = [pod for pod in pods if not pod.host_network and not pod.finished]
+    told += [(pod.node_name, subnets.pods, subnets.pod_share_length, pod.pod_ips) for pod in attached]
+    ids: dict[str, int] = {}
+    taken: set[int] = set()
+    for name, network, length, texts in told:
+        for address in _parsed(texts):
+            if name and name not in ids and address in network:
+                number = (address.value - network.network.value) >> (BITS[network.version] - length)
+                number = number or 1 << (length - network.length)  # the last node has the first share
+                if number not in taken and number <= subnets.node_id_max:
+                    ids[name] = number
+                    taken.add(number)
+    return ids
 
 
 def _node_ids(names: Sequence[str], claimed: Mapping[str, int]) -> dict[str, int]:

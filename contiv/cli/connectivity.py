@@ -204,7 +204,9 @@ def _objects(files: Sequence[Path], kubeconfig: str | None, etcd: Sequence[str],
 
         return manifests.load(files)
     from contiv.analysis import live
+    from contiv.log import configure
 
+    configure("warning")  # to standard error: standard output is the answer's
     if kubeconfig:
         return asyncio.run(live.from_api(kubeconfig))
     from contiv.config import load

@@ -92,3 +92,17 @@ def test_an_address_leads_to_whoever_has_it(tmp_path: Path) -> None:
     found = cluster(tmp_path, pod("x/a"), external=("192.0.2.1",))
     assert found.at("10.1.1.2").name == "x/a"
     assert found.at("192.0.2.1").name == "ext:192.0.2.1"
+
+
+def test_nodes_whose_addresses_are_known_have_the_ids_that_these_give_away() -> None:
+    objects = (
+        kube.Node(name="n1", addresses=(kube.NodeAddress("InternalIP", "172.30.2.2"),)),
+        kube.Node(name="n2"),
+        kube.Node(name="n3"),
+        kube.Pod(namespace="x", name="known", node_name="n2", pod_ips=("10.1.7.9",)),
+        kube.Pod(namespace="x", name="a", node_name="n1"),
+        kube.Pod(namespace="x", name="b", node_name="n2"),
+        kube.Pod(namespace="x", name="c", node_name="n3"),
+    )
+    found = addresses(build(Objects(objects), load(None)))
+    assert found == {"x/a": ["10.1.2.2"], "x/b": ["10.1.7.10"], "x/c": ["10.1.1.2"], "x/known": ["10.1.7.9"]}

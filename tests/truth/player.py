@@ -22,7 +22,7 @@ from contiv.store.client import Etcd
 from tests.e2e.world import World, eventually
 from tests.policy import oracle
 from tests.policy.oracle import Traffic
-from tests.truth.cases import CAST, NODES, Case, Places, as_enforced, reduced, told_apart
+from tests.truth.cases import CAST, NODES, TRAFFIC, Case, Places, as_enforced, reduced, told_apart
 
 PROBER: Final = Path(__file__).with_name("prober.py")
 IN_FORCE_S: Final = 10.0
@@ -147,6 +147,25 @@ class Player:
         assert line, "the prober ended; its standard error says why"
         return json.loads(line)
 
+    async def told(self, *source: str) -> set[tuple[str, str, str]]:
+        """What ``contiv connectivity`` says of the cluster as it is: source, destination and port of all allowed."""
+        ports = [text for one in TRAFFIC for text in ("--port", _port(one))]
+        argv = [sys.executable, "-m", "contiv.cli.main", "connectivity", *source, *ports, "-o", "json"]
+        child = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+        async with asyncio.timeout(PROBE_S):
+            output, _ = await child.communicate()
+        assert child.returncode == 0
+        return {(each["from"], each["to"], each["port"]) for each in json.loads(output)["allowed"]}
+
+    def sources(self) -> list[tuple[str, str]]:
+        """The two ways in which ``contiv connectivity`` reads this cluster."""
+        return [("--kubeconfig", self._world.cluster.kubeconfig), ("--etcd", self._world.cluster.etcd)]
+
+    def expected(self, case: Case) -> set[tuple[str, str, str]]:
+        """The same from the oracle, for the case that was played last."""
+        cluster = as_enforced(case.cluster(self._seen()))
+        return {(source, to, _port(one)) for (source, to, one), yes in oracle.matrix(cluster, TRAFFIC).items() if yes}
+
     # ---- objects -----------------------------------------------------------------------------------------
 
     async def _apply(self, case: Case) -> None:
@@ -264,6 +283,12 @@ def _problem(expected: bool, arrived: bool, answered: bool) -> str:
     if expected:
         return "" if answered else "is allowed, and " + ("the answer was lost" if arrived else "did not arrive")
     return "is denied, and arrived" if arrived or answered else ""
+
+
+def _port(traffic: Traffic) -> str:
+    """As ``--port`` takes it."""
+    protocol, port = traffic
+    return protocol if port is None else f"{port}/{protocol}"
 
 
 def _relabel(old: Mapping[str, str], new: Mapping[str, str]) -> Object:

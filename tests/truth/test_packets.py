@@ -17,6 +17,7 @@ QUICK_EVERY = 6
 QUICK_CLAUSES = frozenset({10, 11})
 SHOWN = 20
 SCTP = ("SCTP", 80)
+LIVE = ("both sides allow each other by name", "an exception of one address")
 
 
 def _cases(dataplane: str, services: str) -> list[object]:
@@ -43,3 +44,11 @@ async def test_packets_pass_exactly_where_the_oracle_says(player: Player, servic
     traffic = [one for one in TRAFFIC if one != SCTP] if services == "nat44" else [SCTP]
     wrong = await player.play(case, traffic)
     assert not wrong, "\n".join([f"{case.name}: {len(wrong)} of all probes:", *wrong[:SHOWN]])
+
+
+@pytest.mark.parametrize(("dataplane", "services"), [("emulator", "nat44")], scope="module")
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in LIVE], ids=lambda case: case.id)
+async def test_contiv_connectivity_tells_of_the_live_cluster_what_packets_show(player: Player, case: Case) -> None:
+    assert not await player.play(case, [("TCP", 80), ("ICMP", None)])
+    for source in player.sources():
+        assert await player.told(*source) == player.expected(case), source
