@@ -3,8 +3,9 @@
 In: a ``Service`` and what the node is (``NodeView``). Out: ``Claim`` values in order of kind, and faults for what
 cannot be claimed: the rest of the service works. Headless services and ExternalName claim nothing.
 
-Claims of different services may collide. The lower ``rank`` wins: cluster IPs are Kubernetes' own to give, node ports
-too; then load balancers; external IPs anybody may write (CVE-2020-8554). Among equals the first name wins.
+Claims of different services may collide. The lower ``Kind`` wins: cluster IPs are Kubernetes' own to give, node ports
+too; then host ports and load balancers; external IPs anybody may write (CVE-2020-8554). Among equals the first name
+wins.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from contiv.model import kube
 from contiv.model.ip import Address, Network
 from contiv.model.service import FrontendKey
 from contiv.service.endpoints import Fault, Place
+from contiv.service.hostports import PodPorts
 
 PROTOCOLS: Final = {"TCP": 6, "UDP": 17, "SCTP": 132}
 """IANA protocol numbers of core/v1 Protocol."""
@@ -34,8 +36,9 @@ class Kind(IntEnum):
     CLUSTER_IP = 0
     NODE_PORT = 1
     HEALTH_CHECK = 2
-    LOAD_BALANCER = 3
-    EXTERNAL_IP = 4
+    HOST_PORT = 3
+    LOAD_BALANCER = 4
+    EXTERNAL_IP = 5
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -109,6 +112,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
 def claims_of(service: kube.Service, node: NodeView) -> tuple[tuple[Claim, ...], tuple[Fault, ...]]:
     """What the service claims, and what is wrong with it."""
+    if isinstance(service, PodPorts):
+        return _host_ports(service, node)
     if service.headless or service.type == "ExternalName":
         return (), ()
     faults: list[Fault] = []
@@ -130,11 +135,31 @@ def claims_of(service: kube.Service, node: NodeView) -> tuple[tuple[Claim, ...],
             for address in node.own_addresses
             if address != node.host and address.version == node.host.version
         )
-    own_tunnel = (PROTOCOLS["UDP"], node.uplink, VXLAN_PORT)
-    if any(claim.key == own_tunnel for claim in claims):
-        faults.append(_fault(service, "ports", f"UDP {VXLAN_PORT} of {node.uplink} carries VXLAN; choose another port"))
-        claims = [claim for claim in claims if claim.key != own_tunnel]
+    claims = _without_tunnel(service, claims, node, faults)
     return tuple(sorted(claims, key=lambda claim: claim.kind)), tuple(faults)
+
+
+def _host_ports(service: PodPorts, node: NodeView) -> tuple[tuple[Claim, ...], tuple[Fault, ...]]:
+    claims: list[Claim] = []
+    faults: list[Fault] = []
+    for index, (port, host_ip) in enumerate(zip(service.ports, service.host_ips, strict=True)):
+        addresses = [each for each in node.own_addresses if not host_ip or str(each) == host_ip]
+        protocol = PROTOCOLS.get(port.protocol)
+        if protocol is None or not addresses:
+            reason = f"{host_ip} is no address of this node" if protocol else f"{port.protocol} is unknown"
+            faults.append(_fault(service, f"hostPort {port.port}", f"{reason}; not served"))
+        else:
+            claims.extend(Claim(Kind.HOST_PORT, address, port.port, protocol, index) for address in addresses)
+    return tuple(_without_tunnel(service, claims, node, faults)), tuple(faults)
+
+
+def _without_tunnel(service: kube.Service, claims: list[Claim], node: NodeView, faults: list[Fault]) -> list[Claim]:
+    """The claims but for the port that VXLAN comes in by."""
+    own = (PROTOCOLS["UDP"], node.uplink, VXLAN_PORT)
+    if all(claim.key != own for claim in claims):
+        return claims
+    faults.append(_fault(service, "ports", f"UDP {VXLAN_PORT} of {node.uplink} carries VXLAN; choose another port"))
+    return [claim for claim in claims if claim.key != own]
 
 
 def has_health_check(service: kube.Service) -> bool:
@@ -216,4 +241,5 @@ def _parsed(text: str) -> Address | None:
 
 
 def _fault(service: kube.Service, field: str, reason: str) -> Fault:
-    return Fault(f"Service {service.namespace}/{service.name}", field, reason)
+    kind = "Pod" if isinstance(service, PodPorts) else "Service"
+    return Fault(f"{kind} {service.namespace}/{service.name}", field, reason)

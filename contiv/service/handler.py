@@ -1,9 +1,9 @@
 """The service capability's seat in the event loop: events to changes of ``ServiceState``, health checks after commits.
 
-Comes in: cluster resyncs, services, endpoint slices, the own Node object and ID, and whatever changes the pods attached
-here, which the handler sees in ``attachments``. Goes out: desired keys, and the faults of what changed to the
-log. Runs behind the network capability, which brings the attachments up to date, and before policies, which read
-``frontends``.
+Comes in: cluster resyncs, services, endpoint slices, own pods with host ports, the own Node object, and whatever
+changes the node's addresses and the pods attached here, which the handler sees in ``view`` and ``attachments``. Goes
+out: desired keys, and the faults of what changed to the log. Runs behind the network capability, which brings those up
+to date, and before policies, which read ``frontends``.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class ServiceHandler(EventHandler[ClusterState]):
                         return True
                     case kube.Node(name=name):
                         return name == self.state.node.name
+                    case kube.Pod():
+                        return self._has_host_ports(old) or self._has_host_ports(new)
                     case _:
                         return False
             case _:
@@ -95,6 +97,7 @@ class ServiceHandler(EventHandler[ClusterState]):
             self._view(),
             node_object=self._node_object(),
             interfaces=self._interfaces(),
+            pods=[pod for pod in state.of_kind(kube.PODS).values() if self._has_host_ports(pod)],
         )
 
     def update(self, event: Event) -> Changes:
@@ -111,6 +114,8 @@ class ServiceHandler(EventHandler[ClusterState]):
                 return self.state.service_changed(name, None if gone else value)
             case kube.EndpointSlice():
                 return self.state.slice_changed(key, None if gone else value)
+            case kube.Pod():
+                return self.state.pod_changed(value, gone=gone)
             case _:
                 return self._node_changed()
 
@@ -122,6 +127,13 @@ class ServiceHandler(EventHandler[ClusterState]):
                 self._push(CompareInterfaces())
             except ControllerError as error:
                 log.info("event put off", event_name="CompareInterfaces", reason=str(error))
+
+    def _has_host_ports(self, pod: kube.KubeObject | None) -> bool:
+        return (
+            isinstance(pod, kube.Pod)
+            and pod.node_name == self.state.node.name
+            and any(port.host_port for port in pod.ports)
+        )
 
     def _node_changed(self) -> Changes:
         return self.state.node_changed(self._view(), self._node_object())

@@ -1,9 +1,9 @@
 """All services as one node sees them, and what each change of them means for VPP. No I/O.
 
-Holds services with their claims, slices by service, who claims which address and port, and what was rendered. Every
-method that changes something returns the desired keys that change with it (None removes a key), and works on the
-services concerned alone: a slice's own, a service and those that it takes a claim from or leaves one to, and on a
-change of the node those that depend on what changed. ``handler.py`` feeds it events.
+Holds services (host ports of a pod are one) with their claims, slices by service, who claims which address and port,
+and what was rendered. Every method that changes something returns the desired keys that change with it (None removes a
+key), and works on the services concerned alone: a slice's own, a service and those that it takes a claim from or
+leaves one to, and on a change of the node those that depend on what changed. ``handler.py`` feeds it events.
 
 Objects that are wrong are reported as faults; whatever of them is right is served.
 """
@@ -21,6 +21,7 @@ from contiv.model.ip import Address
 from contiv.model.service import Frontend, FrontendKey
 from contiv.service.endpoints import Fault, Place, Slice, parse, ready_here
 from contiv.service.frontends import PROTOCOL_NAMES, Claim, Kind, NodeView, claims_of, source_ranges
+from contiv.service.hostports import pod_ports
 from contiv.service.renderer import Answer, Renderer, serving
 
 Changes = dict[str, msgspec.Struct | None]
@@ -55,8 +56,6 @@ class ServiceState:
         """Services that changed since somebody last looked at their faults."""
         self._health_ports: dict[str, int] = {}
         self._version = 0
-        self._base = node
-        self._object: kube.Node | None = None
         self._place: Place = node.place
         self._entries: dict[str, _Entry] = {}
         self._objects: dict[str, kube.EndpointSlice] = {}
@@ -79,10 +78,10 @@ class ServiceState:
         *,
         node_object: kube.Node | None,
         interfaces: Collection[str],
+        pods: Iterable[kube.Pod] = (),
     ) -> dict[str, msgspec.Struct]:
         """Take the cluster as it is instead of what was known; returns everything desired."""
         gone = set(self._entries)
-        self._base, self._object = node, node_object
         self.node = node.seen_as(node_object)
         self._place = self.node.place
         self.interfaces = frozenset(interfaces)
@@ -93,8 +92,8 @@ class ServiceState:
         self._entries = {}
         self._claimants, self._rendered, self._routes = {}, {}, {}
         self.health, self._health_ports = {}, {}
-        for service in services:
-            name = f"{service.namespace}/{service.name}"
+        sources = {f"{service.namespace}/{service.name}": service for service in services}
+        for name, service in (sources | self._put_pods(pods)).items():
             self._entries[name] = self._enter(name, service)
             self._claim(name, self._entries[name].claims)
         desired: dict[str, msgspec.Struct] = dict(self.renderer.node(self.node))
@@ -114,6 +113,15 @@ class ServiceState:
             claims = self._entries[name].claims
         return self._reclaim(name, before.claims if before else (), claims)
 
+    def pod_changed(self, pod: kube.Pod, *, gone: bool = False) -> Changes:
+        """A pod came, changed or left; what counts are host ports of those on this node."""
+        name = _pod_name(pod)
+        self._slices.pop(name, None)
+        found = {} if gone else self._put_pods((pod,))
+        if not found and name not in self._entries:
+            return {}
+        return self.service_changed(name, found.get(name))
+
     def slice_changed(self, key: str, slice_: kube.EndpointSlice | None) -> Changes:
         """A slice came, changed (its service perhaps), or left (None)."""
         concerned = []
@@ -131,7 +139,6 @@ class ServiceState:
     def node_changed(self, node: NodeView, node_object: kube.Node | None) -> Changes:
         """The own node's addresses, interfaces or zone may have changed."""
         before = self.node
-        self._base, self._object = node, node_object
         self.node = node.seen_as(node_object)
         if self.node == before:
             return {}
@@ -142,7 +149,7 @@ class ServiceState:
             concerned |= self._look_again()
         if msgspec.structs.replace(before, zone="") != msgspec.structs.replace(self.node, zone=""):
             for name, entry in list(self._entries.items()):
-                if entry.service.type in ("NodePort", "LoadBalancer") or entry.service.external_ips:
+                if entry.service.type != "ClusterIP" or entry.service.external_ips:
                     self._entries[name] = self._enter(name, entry.service)
                     changes |= self._reclaim(name, entry.claims, self._entries[name].claims)
                     concerned.discard(name)
@@ -230,6 +237,17 @@ class ServiceState:
         if parsed is not None:
             self._slices.setdefault(_owner(slice_), {})[key] = parsed
 
+    def _put_pods(self, pods: Iterable[kube.Pod]) -> dict[str, kube.Service]:
+        """Take in the endpoints of pods with host ports here; returns the services that they are, by name."""
+        found: dict[str, kube.Service] = {}
+        for pod in pods:
+            pair = pod_ports(pod, self.node.name)
+            parsed = parse(pair[1], self._place) if pair is not None else None
+            if pair is not None and parsed is not None:
+                found[_pod_name(pod)] = pair[0]
+                self._slices[_pod_name(pod)] = {"": parsed}
+        return found
+
     def _drop_slice(self, key: str, owner: str) -> None:
         slices = self._slices.get(owner)
         if slices is not None:
@@ -261,7 +279,7 @@ class ServiceState:
         for claim in claims:
             reason = self.renderer.unable(claim)
             if reason:
-                found.append(Fault(f"Service {name}", f"ports[{claim.index}]", reason))
+                found.append(Fault(_object(name), f"ports[{claim.index}]", reason))
             else:
                 able.append(claim)
         if service.load_balancer_source_ranges:
@@ -413,6 +431,15 @@ def _owner(slice_: kube.EndpointSlice) -> str:
     return f"{slice_.namespace}/{slice_.service_name}"
 
 
+def _pod_name(pod: kube.Pod) -> str:
+    """Under which a pod's host ports stand among the services; no service can have a name with a blank."""
+    return f"Pod {pod.namespace}/{pod.name}"
+
+
+def _object(name: str) -> str:
+    return name if name.startswith("Pod ") else f"Service {name}"
+
+
 def _difference(before: Mapping[str, vpp.Value], after: Mapping[str, vpp.Value]) -> Changes:
     changes: Changes = dict.fromkeys(key for key in before if key not in after)
     return changes | {key: value for key, value in after.items() if before.get(key) != value}
@@ -422,4 +449,4 @@ def _conflict(name: str, claim: Claim, winner: str) -> Fault:
     what = Kind(claim.kind).name.lower().replace("_", " ")
     protocol = PROTOCOL_NAMES[claim.protocol]
     reason = f"{claim.address} port {claim.port} over {protocol} serves {winner}; choose another"
-    return Fault(f"Service {name}", what, reason)
+    return Fault(_object(name), what, reason)

@@ -103,6 +103,16 @@ def test_the_own_nodes_addresses_and_zone_are() -> None:
     assert changes["vpp/nat-interface/uplink"] is None
 
 
+def test_own_pods_with_host_ports_are_too() -> None:
+    ports = (kube.ContainerPort(container="c", port=80, protocol="TCP", host_port=8080),)
+    here = kube.Pod(namespace="default", name="p", node_name="node-1", pod_ips=("10.1.1.9",), ports=ports)
+    seat = Seat(here)
+    assert "vpp/nat-mapping/6/192.168.16.1/8080" in seat.desired
+    assert seat.change(here, None)["vpp/nat-mapping/6/192.168.16.1/8080"] is None
+    there = msgspec.structs.replace(here, node_name="node-2")
+    assert not seat.handler.handles(KubeChange(key=keyed(there)[0], old=None, new=there))
+
+
 def test_attached_pods_get_their_features_with_the_event_that_attached_them() -> None:
     seat = Seat()
     seat.attachments["a"] = attachment("pod1")

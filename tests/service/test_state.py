@@ -235,6 +235,46 @@ def test_health_check_ports_count_this_nodes_endpoints() -> None:
     assert held.health == {}
 
 
+def host_ports(*ports: kube.ContainerPort, **fields: Any) -> kube.Pod:
+    """A pod of this node."""
+    return kube.Pod(namespace="default", name="p", node_name="node-1", pod_ips=("10.1.1.9",), ports=ports, **fields)
+
+
+def container_port(host_port: int = 8080, *, host_ip: str = "", protocol: str = "TCP") -> kube.ContainerPort:
+    """A container's port 80 on the host."""
+    return kube.ContainerPort(container="c", port=80, protocol=protocol, host_port=host_port, host_ip=host_ip)
+
+
+def test_host_ports_are_answered_on_the_nodes_addresses_and_show_the_client() -> None:
+    held, _ = state()
+    changes = held.pod_changed(host_ports(container_port(), container_port(5353, protocol="UDP", host_ip="172.30.1.2")))
+    found = mappings(changes)
+    assert found == {f"{address}:8080": ["10.1.1.9:80"] for address in map(str, NODE.own_addresses)} | {
+        "172.30.1.2:5353/udp": ["10.1.1.9:80"]
+    }
+    assert not any(value.hide_client for value in changes.values())
+    assert set(held.pod_changed(host_ports(), gone=True)) == set(changes)
+    assert held.pod_changed(host_ports(), gone=True) == {}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"node_name": "node-2"}, {"pod_ips": ()}, {"phase": "Succeeded"}, {"host_network": True}, {"ports": ()}],
+)
+def test_pods_elsewhere_or_without_address_have_no_host_ports(fields: dict[str, Any]) -> None:
+    held, _ = state()
+    assert held.pod_changed(msgspec.structs.replace(host_ports(container_port()), **fields)) == {}
+
+
+def test_a_host_port_gives_way_to_a_node_port_and_says_so() -> None:
+    web = service(type="NodePort", ports=[port(node_port=30080)])
+    held, _ = state(web, slice_(endpoint("10.1.2.5")))
+    assert held.pod_changed(host_ports(container_port(30080), container_port(81, host_ip="192.0.2.1"))) == {}
+    assert set(faults(held)) == {"Pod default/p host port", "Pod default/p hostPort 81"}
+    changes = held.service_changed("default/web", None)
+    assert backends(changes[nat("192.168.16.1", 30080)]) == ["10.1.1.9:80"]
+
+
 # ---- what changes with what
 
 
@@ -433,6 +473,7 @@ events = st.lists(
         st.tuples(st.just("slice"), slices_),
         st.tuples(st.just("no slice"), st.integers(0, 4)),
         st.tuples(st.just("node"), st.tuples(views, nodes_)),
+        st.tuples(st.just("pod"), st.sampled_from([8080, 30080, 0])),
     ),
     max_size=25,
 )
@@ -445,6 +486,7 @@ class World:
         self.services: dict[str, kube.Service] = {}
         self.slices: dict[str, kube.EndpointSlice] = {}
         self.view, self.node = NODE, None
+        self.pod: kube.Pod | None = None
         self.held, self.keys = state()
 
     def play(self, kind: str, value: Any) -> None:
@@ -463,6 +505,9 @@ class World:
                 key = key_of(slice_(name=f"s{value}"))
                 self.slices.pop(key, None)
                 changes = self.held.slice_changed(key, None)
+            case "pod":
+                self.pod = host_ports(container_port(value)) if value else None
+                changes = self.held.pod_changed(self.pod or host_ports(), gone=not value)
             case _:
                 self.view, self.node = value
                 changes = self.held.node_changed(*value)
@@ -476,7 +521,14 @@ class World:
     def fresh(self) -> tuple[ServiceState, dict[str, Any]]:
         """A state that was told everything at once."""
         made = ServiceState(self.view, Nat44Renderer(Options()))
-        keys = made.replace(self.services.values(), self.slices, self.view, node_object=self.node, interfaces=())
+        keys = made.replace(
+            self.services.values(),
+            self.slices,
+            self.view,
+            node_object=self.node,
+            interfaces=(),
+            pods=[self.pod] if self.pod else [],
+        )
         return made, dict(keys)
 
 
@@ -506,6 +558,7 @@ def test_deleted_services_leave_nothing(played: list[tuple[str, Any]]) -> None:
         world.play("no service", name)
     for number in range(5):
         world.play("no slice", number)
+    world.play("pod", 0)
     world.play("node", (NODE, None))
     assert world.keys == state()[1]
     assert not world.held.frontends()
