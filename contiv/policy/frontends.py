@@ -6,7 +6,8 @@ for the guards, which clients a frontend may serve.
 A frontend is *unjudged* when the pod behind a connection cannot be told where it ends: the client is hidden
 (twice-NAT), or a backend is reached by the uplink. A pod may use such a one only where its egress rules allow every
 backend, after translation; itself it may always reach. A frontend that is judged later but lies outside of the service
-networks is let through by name.
+networks is let through by name. And a service may name the clients it is for (``source_ranges``): translation cannot
+tell them apart, so the guards do.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Frontends:
         """Judged later, outside of the service networks."""
         self._backed_by: dict[Address, set[FrontendKey]] = {}
         """Unjudged ones by the addresses of their backends."""
+        self._ranged: dict[FrontendKey, Frontend] = {}
+        """Those that let in only some clients."""
         self._verdicts: dict[acl.Allowed, dict[FrontendKey, bool]] = {}
         self._usable: dict[acl.Allowed, Usable] = {}
 
@@ -38,7 +41,7 @@ class Frontends:
 
     def set_node(self, node: NodeView) -> None:
         """The node is another one: what is judged where may have changed."""
-        known, self._all, self._outside, self._unjudged = self._all, {}, {}, {}
+        known, self._all, self._outside, self._unjudged, self._ranged = self._all, {}, {}, {}, {}
         self._backed_by, self._verdicts, self._usable = {}, {}, {}
         self._node = node
         self.replace(known)
@@ -61,6 +64,8 @@ class Frontends:
         self._all[key] = frontend
         if not frontend.backends:
             return  # nothing is translated
+        if frontend.source_ranges:
+            self._ranged[key] = frontend
         if frontend.client_hidden or not all(self._judged(backend.address) for backend in frontend.backends):
             self._unjudged[key] = frontend
             for backend in frontend.backends:
@@ -71,6 +76,7 @@ class Frontends:
     def _forget(self, key: FrontendKey) -> None:
         known = self._all.pop(key, None)
         self._outside.pop(key, None)
+        self._ranged.pop(key, None)
         if known is None or self._unjudged.pop(key, None) is None:
             return
         for verdicts in self._verdicts.values():
@@ -120,11 +126,12 @@ class Frontends:
     # ---------------------------------------------------------------- guards
 
     def guarded(self, isolated: Mapping[Address, acl.Allowed]) -> dict[Frontend, acl.Peers]:
-        """Frontends that hide their clients, with the clients that they may serve.
+        """Frontends that not everybody may use, with the clients that they may serve.
 
         ``isolated`` are the addresses of this node's pods that are isolated for ingress, with what these allow. A
-        frontend that could end at one of them serves whom all of them allow, whichever the backend would be, and the
-        pod itself where it is the only backend. The others are not in the answer.
+        frontend that hides its clients and could end at one of them serves whom all of them allow, whichever the
+        backend would be, and the pod itself where it is the only backend. Where a service names source ranges, its
+        clients must be in them besides.
         """
         found: dict[Frontend, acl.Peers] = {}
         for address, allowed in isolated.items():
@@ -135,11 +142,14 @@ class Frontends:
                         if backend.address == address:
                             clients = allowed.sources_of(frontend.protocol, backend.port)
                             found[frontend] = found.get(frontend, acl.Peers.ANY).intersection(clients)
-        return {
-            frontend: _with_itself(frontend, clients)
-            for frontend, clients in found.items()
-            if not clients.allows_everything
-        }
+        found = {frontend: _with_itself(frontend, clients) for frontend, clients in found.items()}
+        for frontend, clients in self.ranged().items():
+            found[frontend] = found.get(frontend, acl.Peers.ANY).intersection(clients)
+        return {frontend: clients for frontend, clients in found.items() if not clients.allows_everything}
+
+    def ranged(self) -> dict[Frontend, acl.Peers]:
+        """The frontends of services that name source ranges, with these: they hold for the node's own host too."""
+        return {frontend: acl.Peers.of(frontend.source_ranges) for frontend in self._ranged.values()}
 
 
 def _with_itself(frontend: Frontend, clients: acl.Peers) -> acl.Peers:

@@ -177,13 +177,16 @@ class Writer:
                 by_rules.setdefault(pod.egress, []).extend(pod.addresses)
         guard = (tables.outside_guard(self._guarded),) if self._guarded else ()
         remote = (tables.remote({allowed: acl.Peers.of(own) for allowed, own in by_rules.items()}),) if by_rules else ()
+        ranged = self._frontends.ranged()
+        host = (tables.outside_guard(ranged),) if ranged else ()
+        tail = REFLECT if remote else PASS
         lists: dict[str, Lists] = {}
         if guard:
             lists |= dict.fromkeys(self.node.uplinks, Lists(input=(*guard, PASS)))
-        if remote:
-            lists[self.node.host] = Lists(input=(REFLECT,), output=remote)
+        if host or remote:
+            lists[self.node.host] = Lists(input=(*host, tail), output=remote)
         if guard or remote:
-            lists[self.node.overlay] = Lists(input=(*guard, REFLECT), output=remote)
+            lists[self.node.overlay] = Lists(input=(*guard, tail), output=remote)
         lists.pop("", None)
         return lists
 

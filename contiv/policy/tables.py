@@ -8,7 +8,8 @@ pod, input             ``guard``, then ``egress`` or, when the pod may reach eve
 pod, output            ``sources``, then ``ingress`` or ``REFLECT``
 overlay, output        ``remote``
 overlay, input         ``outside_guard``, then ``REFLECT``
-host, output, input    ``remote``; ``REFLECT``
+host, output           ``remote``
+host, input            ``outside_guard`` of services with source ranges, then ``REFLECT``
 uplinks, input         ``outside_guard``, then ``PASS``
 ====================== ============================================================================================
 
@@ -19,7 +20,8 @@ leaves, with the backend as its destination and still the pod as its source: ``s
 elsewhere. Permits reflect, so that replies come back by session, which takes a list on both sides of an interface;
 an interface without any is open. What a pod sends to itself never reaches VPP; what comes back to it through its own
 service has the hairpin address. That address also hides outside clients of NodePorts and external addresses; they are
-judged before it, by the guards. What no line allows, a line denies, so that it can be named.
+judged before it, by the guards, which keep a service's source ranges too. What no line allows, a line denies, so that
+it can be named.
 """
 
 from __future__ import annotations

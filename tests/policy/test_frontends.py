@@ -6,9 +6,10 @@ import msgspec
 
 from contiv.fastpath import acl
 from contiv.model import kube
-from contiv.model.ip import Address
+from contiv.model.ip import Address, Network
 from contiv.model.service import Backend, Frontend, FrontendKey
 from contiv.policy.state import PolicyState
+from contiv.policy.tables import OPEN
 from tests.policy.test_state import labelled, pod, policy
 from tests.policy.worlds import attachment, view
 
@@ -164,6 +165,34 @@ def test_a_guard_follows_rules_and_backends_and_goes_with_them() -> None:
     state.settle()
     assert enters(state, "uplink", OUTSIDE, NODE_IP, 30080)
     assert "uplink" not in state.lists
+
+
+def test_source_ranges_hold_for_the_outside_for_pods_and_for_the_host() -> None:
+    ranges = tuple(map(Network.parse, ("192.0.2.0/24", "10.1.1.3/32")))
+    balancer = msgspec.structs.replace(frontend(EXTERNAL, "10.1.2.2"), source_ranges=ranges)
+    state = node()
+    state.set_frontends(by_key(balancer))
+    assert state.settle() == {"uplink", "bvi", "host", "a-web"}
+    for interface in ("uplink", "bvi", "host"):
+        assert enters(state, interface, OUTSIDE, EXTERNAL)
+        assert not enters(state, interface, "203.0.113.1", EXTERNAL)
+        assert enters(state, interface, "203.0.113.1", EXTERNAL, 81)
+        assert state.lists[interface].output == ()
+    assert not web_sends(state, EXTERNAL)
+    assert enters(state, "a-db", "10.1.1.3", EXTERNAL)
+    state.set_frontends(by_key(msgspec.structs.replace(balancer, source_ranges=())))
+    assert state.settle() == {"uplink", "bvi", "host", "a-web"}
+    assert state.lists == {"a-web": OPEN, "a-db": OPEN}
+
+
+def test_source_ranges_and_policies_must_both_let_a_client_in() -> None:
+    ranges = (Network.parse("192.0.2.0/25"),)
+    state = node(into_db("192.0.2.64/26", "203.0.113.0/24"))
+    hidden = msgspec.structs.replace(frontend(NODE_IP, "10.1.1.3", port=30080, hidden=True), source_ranges=ranges)
+    state.set_frontends(by_key(hidden))
+    state.settle()
+    clients = ("192.0.2.7", "192.0.2.70", "192.0.2.200", "203.0.113.1")
+    assert [each for each in clients if enters(state, "uplink", each, NODE_IP, 30080)] == ["192.0.2.70"]
 
 
 def test_a_node_without_overlay_judges_services_with_remote_pods_before_they_leave_by_the_uplink() -> None:
