@@ -157,9 +157,9 @@ async def stored(world: World, name: str) -> Object:
     return await world.cluster.api.request("GET", f"/api/v1/namespaces/default/services/{name}")
 
 
-def _get(address: str, port: int) -> Reply:
+def _get(address: str, port: int, *, timeout_s: float = TIMEOUT_S) -> Reply:
     try:
-        with socket.create_connection((address, port), timeout=TIMEOUT_S) as connection:
+        with socket.create_connection((address, port), timeout=timeout_s) as connection:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             data = b""
             while chunk := connection.recv(4096):
@@ -172,6 +172,16 @@ def _get(address: str, port: int) -> Reply:
         return Reply(error="unreachable")
     words = data.rpartition(b"\r\n")[2].decode().split()
     return Reply(server=words[0], client=words[3].rstrip(":")) if len(words) > 3 else Reply(error="cut short")
+
+
+def http_status(address: str, port: int) -> int:
+    """The status of one HTTP request, 0 without an answer."""
+    try:
+        with socket.create_connection((address, port), timeout=TIMEOUT_S) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            return int(connection.recv(64).split()[1])
+    except (OSError, IndexError):
+        return 0
 
 
 def _echo(address: str, port: int) -> str:

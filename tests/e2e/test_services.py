@@ -103,3 +103,34 @@ async def test_scaled_to_nothing_it_refuses_and_comes_back(build: Build) -> None
             async with world.vpp(number) as api:
                 mappings = await api.dump("nat44_lb_static_mapping")
             assert all("default/web" not in entry.tag for entry in mappings)
+
+
+async def test_host_ports_and_health_checks_are_answered_on_the_nodes_addresses(build: Build) -> None:
+    async with build(2) as world:
+        pod = server("web-1", node=1)
+        pod["spec"]["containers"][0]["ports"][0]["hostPort"] = 8888
+        await world.create_pods([pod])
+        uplinks = [(await world.rest(number, "status"))["node"]["uplink"].partition("/")[0] for number in (1, 2)]
+        stranger = await outside(world)
+        reply = await serves(world, stranger, uplinks[0], 8888)
+        assert (reply.server, reply.client) == ("web-1", str(services.OUTSIDE.address))
+        far = world.cluster.sandbox_netns(await world.create_pod("client", node=2))
+        assert (await get(world, far, uplinks[0], 8888)).server == "web-1"
+
+        await apply(world, service("web", type="LoadBalancer", externalTrafficPolicy="Local"))
+        port = (await stored(world, "web"))["spec"]["healthCheckNodePort"]
+
+        async def told(uplink: str) -> int:
+            return await world.cluster.workers.inside(stranger, lambda: services.http_status(uplink, port))
+
+        async def healthy() -> bool:
+            return await told(uplinks[0]) == 200
+
+        await eventually(healthy, "the node with the endpoint is healthy", timeout_s=10)
+        assert await told(uplinks[1]) == 503
+        await world.kubectl("delete", "pod", "web-1", "--wait=true")
+
+        async def unhealthy() -> bool:
+            return await told(uplinks[0]) == 503
+
+        await eventually(unhealthy, "the node without endpoints is not", timeout_s=10)
