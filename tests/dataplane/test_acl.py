@@ -180,6 +180,13 @@ async def test_no_list_no_check(world: World) -> None:
     assert await world.crosses(b, a, ip4(b.v4, a.v4, TCP, tcp(80, 1000, SYN)))
 
 
+async def test_ip_options_go_nowhere(world: World) -> None:
+    """VPP punts IPv4 packets with options before any list sees them, and nobody takes them."""
+    for options in (b"\1\1\1\1", b"\x94\4\0\0", bytes((7, 7, 4, 0, 0, 0, 0, 0))):
+        packet = ip4(A4, B4, UDP, udp(1000, 53), options=options)
+        assert not await world.crosses(world.a, world.b, packet)
+
+
 async def test_a_list_is_for_one_direction(world: World) -> None:
     a, b = world.a, world.b
     nothing = await world.acl(rule(DENY))

@@ -217,11 +217,15 @@ def rule(
     }  # fmt: skip
 
 
-def ip4(source: str, destination: str, protocol: int, payload: bytes, *, fragment: int = 0) -> bytes:
-    """An IPv4 packet; ``fragment`` is the field of flags and offset."""
+def ip4(
+    source: str, destination: str, protocol: int, payload: bytes, *, fragment: int = 0, options: bytes = b""
+) -> bytes:
+    """An IPv4 packet; ``fragment`` is the field of flags and offset, ``options`` are whole words."""
     addresses = socket.inet_aton(source) + socket.inet_aton(destination)
-    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 77, fragment, 64, protocol, 0) + addresses
-    total = sum(struct.unpack(">10H", head))
+    words = 5 + len(options) // 4
+    length = 4 * words + len(payload)
+    head = struct.pack(">BBHHHBBH", 0x40 | words, 0, length, 77, fragment, 64, protocol, 0) + addresses + options
+    total = sum(struct.unpack(f">{2 * words}H", head))
     total = (total & 0xFFFF) + (total >> 16)
     return head[:10] + struct.pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:] + payload
 

@@ -101,6 +101,8 @@ class Ip4Nodes:
             packet.end = start + length
         if int.from_bytes(buf[start : start + header], "big") % 0xFFFF:
             return self._drop(packet, "ip4-input", "bad ip4 checksum")
+        if first != 0x45:  # ip4-options punts them, and nobody takes them
+            return self._drop(packet, "ip4-input", "ip4 options present")
         if fragment & OFFSET == 1:
             return self._drop(packet, "ip4-input", "ip4 fragment offset == 1")
         if not ttl:
