@@ -385,6 +385,13 @@ async def test_error_about_source_nat_reaches_the_pod(nat: NatWorld) -> None:
     assert error.raw[40:44] == _ip(nat.c.v4)
 
 
+async def test_backends_error_about_a_node_port_does_not_leave(nat: NatWorld) -> None:
+    """The output feature looks for a session of ICMP with the quoted ports, finds none, and makes none for errors."""
+    await nat.balance([nat.b1, nat.b2], vip=NODE_ADDRESS, port=NODE_PORT, flags=TWICE, protocol=UDP)
+    backend, seen = await nat.only(nat.out, udp(OUTSIDE_HOST, 5000, NODE_ADDRESS, NODE_PORT))
+    assert await nat.play(backend, error_about(backend.v4, seen.raw)) == {}
+
+
 async def test_clients_error_about_a_reply_ends_the_session(nat: NatWorld) -> None:
     """It takes the way out, where only the session's other flow fits: dropped, and the session with it."""
     await nat.balance([nat.b1, nat.b2], protocol=UDP)

@@ -66,7 +66,7 @@ class SlowPath:
         """A packet from the inside, or on its way out of an interface with the output feature."""
         if seen.protocol not in KNOWN:
             return self._unknown_outwards(packet, seen, now)
-        if output and self._not_for_output(packet, key):
+        if output and self._not_for_output(packet, seen, key[1]):
             return LEFT_ALONE
         if seen.protocol == IPPROTO_ICMP:
             if not output and self._not_for_inside(packet, seen):
@@ -113,14 +113,16 @@ class SlowPath:
         index = family.resolver.resolving_interface(family.tables[table_id].match(address))
         return None if index == NO_INTERFACE else index
 
-    def _not_for_output(self, packet: Packet, key: Key) -> bool:
-        """nat44_ed_not_translate_output_feature: replies of what came in translated have been translated already."""
-        addresses, ports, where = key
-        protocol = where & 0xFF
-        if self._sessions.find((addresses, ports, packet.tx.fib4.table_id << 8 | protocol)) is not None:
+    def _not_for_output(self, packet: Packet, seen: Seen, ports: int) -> bool:
+        """nat44_ed_not_translate_output_feature: replies of what came in translated have been translated already.
+
+        An ICMP error is looked up by its own addresses and the ports that it quotes, which finds nothing.
+        """
+        protocol = seen.protocol
+        if self._sessions.find((seen.addresses, ports, packet.tx.fib4.table_id << 8 | protocol)) is not None:
             return True
-        turned = ((addresses & 0xFFFFFFFF) << 32 | addresses >> 32, (ports & 0xFFFF) << 16 | ports >> 16, where)
-        session = self._sessions.find(turned)
+        turned = (seen.destination << 32 | seen.source, (ports & 0xFFFF) << 16 | ports >> 16)
+        session = self._sessions.find((*turned, packet.rx.fib4.table_id << 8 | protocol))
         if session is None or session.flags & SessionFlag.BYPASS:
             return False
         return packet.rx.index not in self._nat.outputs
