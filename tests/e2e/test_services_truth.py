@@ -136,7 +136,7 @@ async def programmed(stage: Stage) -> None:
     async def settled() -> bool:
         for number in (1, 2):
             frontends = (await stage.world.rest(number, "services"))["frontends"]
-            if not BALANCED <= {frontend["address"] for frontend in frontends}:
+            if not {frontend["address"] for frontend in frontends} >= BALANCED:
                 return False
             if (await stage.world.rest(number, "diff"))["operations"]:
                 return False
