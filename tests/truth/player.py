@@ -39,7 +39,7 @@ class Player:
     """The cast on a cluster of two nodes. ``start`` it, ``play`` cases, ``stop`` it."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        self.world = world
         self._api = world.cluster.api
         self._etcd: Etcd
         self._prober: asyncio.subprocess.Process
@@ -58,7 +58,7 @@ class Player:
 
     async def start(self) -> None:
         """Namespaces and pods; each node's pods one after the other, so that their addresses are known."""
-        self._etcd = await (await Etcd.connect([self._world.cluster.etcd])).__aenter__()
+        self._etcd = await (await Etcd.connect([self.world.cluster.etcd])).__aenter__()
         self._prober = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
@@ -70,10 +70,10 @@ class Player:
         )
         for name, labels in CAST["namespaces"].items():
             thing = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-            await self._world.cluster.create(thing)
+            await self.world.cluster.create(thing)
             self._namespaces[name] = labels
-        hosts = {name: kubelet.host_ip for name, kubelet in self._world.cluster.kubelets.items()}
-        subnets = [await self._world.rest(number, "ipam") for number in (1, 2)]
+        hosts = {name: kubelet.host_ip for name, kubelet in self.world.cluster.kubelets.items()}
+        subnets = [await self.world.rest(number, "ipam") for number in (1, 2)]
         prefixes = {
             node: told["node"]["pod_subnet"].rpartition(".")[0] for node, told in zip(NODES, subnets, strict=True)
         }
@@ -92,7 +92,7 @@ class Player:
     async def _create_pod(self, thing: Object) -> None:
         key = key_of(thing)
         bare = {name: part for name, part in thing.items() if name != "status"}
-        self._pods |= await self._world.create_pods([bare])
+        self._pods |= await self.world.create_pods([bare])
         self._labels[key] = thing["metadata"]["labels"]
         self._manifests[key] = thing
 
@@ -107,8 +107,16 @@ class Player:
 
     async def play(self, case: Case, traffic: Sequence[Traffic]) -> list[str]:
         """Bring the cluster into the case's state and compare packets with the oracle; what is wrong, as text."""
+        await self.become(case)
+        return await self.compare(case, traffic)
+
+    async def become(self, case: Case) -> None:
+        """Bring the cluster into the case's state, in force on every node."""
         await self._apply(case)
         await self._in_force()
+
+    async def compare(self, case: Case, traffic: Sequence[Traffic]) -> list[str]:
+        """Send packets between all ends and compare with the oracle; what is wrong, as text."""
         probes = self._probes(traffic)
         cluster = as_enforced(case.cluster(self._seen()))
         expected = [oracle.allowed(cluster, *probe[:2], *probe[2]) for probe in probes]
@@ -120,6 +128,11 @@ class Player:
             for index, (source, destination, (protocol, port)) in enumerate(probes)
             if (problem := _problem(expected[index], index in arrived, index in answered))
         ]
+
+    def place(self, key: str) -> tuple[str, str]:
+        """A pod's namespace on this machine and its address."""
+        thing = self._pods[key]
+        return self.world.cluster.sandbox_netns(thing), thing["status"]["podIP"]
 
     def _seen(self) -> Places:
         ips = {key: (thing["status"]["podIP"],) for key, thing in self._pods.items()}
@@ -159,7 +172,7 @@ class Player:
 
     def sources(self) -> list[tuple[str, str]]:
         """The two ways in which ``contiv connectivity`` reads this cluster."""
-        return [("--kubeconfig", self._world.cluster.kubeconfig), ("--etcd", self._world.cluster.etcd)]
+        return [("--kubeconfig", self.world.cluster.kubeconfig), ("--etcd", self.world.cluster.etcd)]
 
     def expected(self, case: Case) -> set[tuple[str, str, str]]:
         """The same from the oracle, for the case that was played last."""
@@ -183,7 +196,7 @@ class Player:
         for thing in fresh:  # behind the policies: clause 13
             await self._create_pod(thing)
         places = {
-            key: {"netns": self._world.cluster.sandbox_netns(thing), "address": thing["status"]["podIP"]}
+            key: {"netns": self.world.cluster.sandbox_netns(thing), "address": thing["status"]["podIP"]}
             for key, thing in self._pods.items()
         }
         await self._ask({"ends": places})
@@ -201,7 +214,7 @@ class Player:
 
     async def _delete_pod(self, key: str) -> None:
         namespace, _, name = key.partition("/")
-        await self._world.kubectl("delete", "pod", name, "-n", namespace, "--wait=true")
+        await self.world.kubectl("delete", "pod", name, "-n", namespace, "--wait=true")
         del self._pods[key], self._labels[key], self._manifests[key]
 
     async def _apply_policies(self, case: Case) -> None:
@@ -252,12 +265,12 @@ class Player:
         await self._etcd.write({last: None, place: kube.NAMESPACES.encode(kube.Namespace(name=name))})
 
         async def done() -> bool:
-            seen = [await self._world.rest(number, f"events?last={EVENTS_SEEN}") for number in (1, 2)]
+            seen = [await self.world.rest(number, f"events?last={EVENTS_SEEN}") for number in (1, 2)]
             return all(any(place in event["description"] for event in events) for events in seen)
 
         await eventually(done, "both agents have done with the change", timeout_s=IN_FORCE_S)
         for number in (1, 2):
-            unsettled = (await self._world.rest(number, "status"))["unsettled"]
+            unsettled = (await self.world.rest(number, "status"))["unsettled"]
             assert not unsettled, f"node {number}: {unsettled}"
 
     async def _mirrored(self) -> bool:

@@ -13,7 +13,7 @@ from tests.truth.player import Player
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 
-QUICK_EVERY = 6
+QUICK_EVERY = 8
 QUICK_CLAUSES = frozenset({10, 11})
 SHOWN = 20
 SCTP = ("SCTP", 80)

@@ -1,0 +1,198 @@
+"""Policies while things happen: open connections under changes, the agent killed, pods that send at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from contiv.demo.api import key_of
+from tests.e2e.world import eventually, pod
+from tests.truth.cases import CASES, Case
+from tests.truth.player import Player
+
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
+
+DATAPLANES = [("emulator", "nat44"), pytest.param("vpp", "nat44", marks=pytest.mark.vpp)]
+on_each = pytest.mark.parametrize(("dataplane", "services"), DATAPLANES, scope="module")
+
+PORT = 7000
+HEARD_S = 3.0
+STARTS = {"vpp": 100, "emulator": 20}
+AT_ONCE = 20
+TRAFFIC = [("TCP", 80), ("UDP", 81), ("ICMP", None)]
+
+
+def state(name: str, **policies: dict[str, Any]) -> Case:
+    """A case that no oracle is asked about: policies by ``namespace_name``."""
+    specs = {key.replace("_", "/", 1): spec for key, spec in policies.items()}
+    return Case(name, name, 12, pins=(), policies=specs, relabel={}, pods={}, by="api", packets="")
+
+
+def peer(**labels: str) -> dict[str, Any]:
+    return {"namespaceSelector": {}, "podSelector": {"matchLabels": labels}}
+
+
+def isolated(peers: list[dict[str, Any]], ports: list[int]) -> dict[str, Any]:
+    """A policy for all pods of a namespace, both ways alike."""
+    allowed = [{"port": port} for port in ports]
+    return {
+        "podSelector": {},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": peers, "ports": allowed}],
+        "egress": [{"to": peers, "ports": allowed}],
+    }
+
+
+# ---- open connections --------------------------------------------------------------------------------------
+
+
+class Line:
+    """An open TCP connection between two pods."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self._ends = {"client": client, "server": server}
+
+    async def says(self, speaker: str) -> bool:
+        """Whether the other end hears it."""
+        listener = self._ends["server" if speaker == "client" else "client"]
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self._ends[speaker], b"hello")
+        try:
+            async with asyncio.timeout(HEARD_S):
+                return await loop.sock_recv(listener, 64) == b"hello"
+        except TimeoutError:
+            return False
+
+
+@asynccontextmanager
+async def connected(player: Player, client: str, server: str) -> AsyncIterator[Line]:
+    """A connection from pod to pod on ``PORT``."""
+    workers = player.world.cluster.workers
+    (here, _), (there, address) = player.place(client), player.place(server)
+    listener = await workers.inside(there, lambda: socket.create_server((address, PORT)))
+    with listener:
+        near = await workers.inside(here, lambda: socket.create_connection((address, PORT), timeout=HEARD_S))
+        far, _ = listener.accept()
+    with near, far:
+        near.setblocking(False)
+        far.setblocking(False)
+        yield Line(near, far)
+
+
+@on_each
+@pytest.mark.parametrize(("client", "server"), [("y/a", "x/a"), ("x/c", "x/a")], ids=["across nodes", "on one node"])
+async def test_changes_that_still_allow_a_connection_do_not_cut_it(player: Player, client: str, server: str) -> None:
+    first = {
+        "x_guard": isolated([peer(tier="front"), peer(tier="back")], [PORT]),
+        "y_guard": isolated([peer()], [PORT]),
+    }
+    await player.become(state("open", **first))
+    changes = {
+        "a policy of others": {**first, "z_deny": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}},
+        "another port on both sides": {
+            "x_guard": isolated([peer(tier="front"), peer(tier="back")], [PORT, 80]),
+            "y_guard": isolated([peer()], [PORT, 81]),
+        },
+        "other peers, the same pods among them": {
+            "x_guard": isolated([peer(app="web"), peer(app="cache")], [PORT]),
+            "y_guard": isolated([peer(app="web")], [PORT]),
+        },
+    }
+    async with connected(player, client, server) as line:
+        assert await line.says("client")
+        for name, policies in changes.items():
+            await player.become(state(name, **policies))
+            assert await line.says("server"), f"{name}: the server cannot answer"
+            assert await line.says("client"), f"{name}: the client cannot go on"
+    await player.become(state("closed", x_guard=isolated([peer(app="nobody")], [PORT])))
+    with pytest.raises(TimeoutError):
+        async with connected(player, client, server):
+            pass
+
+
+# ---- an agent that dies ------------------------------------------------------------------------------------
+
+
+@on_each
+async def test_policies_hold_while_an_agent_is_killed_and_comes_back(player: Player) -> None:
+    case = next(case for case in CASES if case.name == "both sides allow each other by name")
+    assert not await player.play(case, TRAFFIC)
+    for number in (1, 2):
+        before = player.world.agent_pid(number)
+        os.kill(before, signal.SIGKILL)
+        back = asyncio.create_task(eventually(lambda n=number: synced(player, n), "the agent is back"))  # type: ignore[misc]
+        rounds = 0
+        while not back.done():
+            assert not await player.compare(case, TRAFFIC), f"round {rounds} without the agent of node {number}"
+            rounds += 1
+        await back
+        assert rounds > 0
+        assert player.world.agent_pid(number) != before
+        assert not await player.compare(case, TRAFFIC)
+
+
+async def synced(player: Player, number: int) -> bool:
+    """Whether the node's agent answers and has nothing left to do."""
+    if not player.world.has_agent(number):
+        return False
+    try:
+        status = await player.world.rest(number, "status")
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return False
+    return bool(status["synced"]) and not status["unsettled"]
+
+
+# ---- the first packet --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dataplane", "services"),
+    [("emulator", "nat44"), pytest.param("vpp", "nat44", marks=[pytest.mark.vpp, pytest.mark.slow])],
+    scope="module",
+)
+async def test_a_pod_that_sends_at_once_gets_nothing_past_a_default_deny(player: Player, dataplane: str) -> None:
+    await player.become(state("deny", x_deny={"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}))
+    open_pods = await started(player, "y", 4)
+    assert all(open_pods["arrived"].values()), "without a policy the same datagrams arrive"
+    for first in range(0, STARTS[dataplane], AT_ONCE):
+        told = await started(player, "x", min(AT_ONCE, STARTS[dataplane] - first))
+        assert all(told["sent"].values()), "each pod's kernel took datagrams"
+        assert set(told["arrived"].values()) == {0}
+
+
+async def started(player: Player, namespace: str, count: int) -> dict[str, dict[str, int]]:
+    """Start so many pods on both nodes that send to a pod on each; what was sent and what arrived."""
+    world = player.world
+    targets = ["=".join(player.place(key)) for key in ("z/a", "z/c")]
+    script = str(Path(__file__).with_name("eager.py"))
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", script, ".eager-", *targets),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    things = [pod(f"eager-{number}", node=1 + number % 2, namespace=namespace) for number in range(count)]
+    try:
+        assert child.stdout is not None
+        assert await child.stdout.readline() == b"ready\n"
+        await world.create_pods(things)
+        output, _ = await child.communicate(b"")
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    names = [key_of(thing).partition("/")[2] for thing in things]
+    await world.kubectl("delete", "pod", "-n", namespace, "--wait=true", *names)
+    told: dict[str, dict[str, int]] = json.loads(output)
+    assert len(told["sent"]) == count
+    return told
