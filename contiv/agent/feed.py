@@ -13,7 +13,7 @@ from the mirror; the first time that all kinds are is a resync, for handlers tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -158,7 +158,13 @@ class Feed:
                 if any(self._completes(change) for change in batch.events):
                     await self._read_again("KSR has reflected what was missing")
                 if prefix != keys.KSR_STATUS:
-                    await self._mirror.write({change.key: change.value for change in batch.events})
+                    await self._note(prefix, batch.events)
+
+    async def _note(self, prefix: str, changes: Iterable[Change]) -> None:
+        """Bring the mirror up to date; what a resync has written there already may be newer."""
+        async with self._turn:
+            fresh = [change for change in changes if change.mod_revision > self._read_at[prefix]]
+            await self._mirror.write({change.key: change.value for change in fresh})
 
     async def _take(self, prefix: str, change: Change, convert: Callable[[Change], Event | None]) -> None:
         async with self._turn:
