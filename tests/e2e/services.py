@@ -149,7 +149,7 @@ def service(name: str, *, app: str = "web", port: int = 80, target: int | str = 
 
 async def apply(world: World, *things: Object) -> None:
     """kubectl apply."""
-    await world.kubectl("apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, things)))
+    await world.kubectl("apply", "-f", "-", stdin="\n".join(map(json.dumps, things)))
 
 
 async def stored(world: World, name: str) -> Object:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import socket
 
 import pytest
 
@@ -134,3 +137,43 @@ async def test_host_ports_and_health_checks_are_answered_on_the_nodes_addresses(
             return await told(uplinks[0]) == 503
 
         await eventually(unhealthy, "the node without endpoints is not", timeout_s=10)
+
+
+async def test_a_killed_agent_changes_nothing_and_a_killed_data_plane_serves_again(build: Build) -> None:
+    async with build(2) as world:
+        await world.create_pods([server("web-1", node=1), server("web-2", node=2)])
+        client = world.cluster.sandbox_netns(await world.create_pod("client", node=1))
+        await apply(world, service("web", type="NodePort", externalIPs=["203.0.113.7"]), service("empty", app="none"))
+        vip = (await stored(world, "web"))["spec"]["clusterIP"]
+        await serves(world, client, vip, 80)
+        await world.settled()
+
+        def connect() -> socket.socket:
+            return socket.create_connection((vip, 80), timeout=5)
+
+        connection = await world.cluster.workers.inside(client, connect)
+        with connection:
+            killed = world.agent_pid(1)
+            os.kill(killed, signal.SIGKILL)
+            assert set(await services.gather(world, client, vip, 80, count=40)) == set(WEB), "no agent, but VPP"
+
+            async def replaced() -> bool:
+                return killed not in world.children_of(1) and world.has_agent(1)
+
+            await eventually(replaced, "init starts another agent")
+            first = (await world.rest_when_back(1, "transactions"))[0]
+            assert (first["resync"], first.get("operations", [])) == ("full", [])
+            connection.sendall(b"still there?")
+            assert connection.recv(64) == b"still there?"
+
+        killed = world.dataplane_pid(1)
+        os.kill(killed, signal.SIGKILL)
+
+        async def another() -> bool:
+            return killed not in world.children_of(1) and world.has_dataplane(1)
+
+        await eventually(another, "init starts another data plane")
+        await serves(world, client, vip, 80, timeout_s=30)
+        await world.settled()
+        assert set(await services.gather(world, client, vip, 80, count=20)) == set(WEB)
+        assert (await world.rest(1, "diff"))["operations"] == []

@@ -389,7 +389,10 @@ def children(pid: int) -> dict[int, str]:
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     commands = {}
     for child in found:
-        line = Path(f"/proc/{child}/cmdline").read_bytes()
+        try:
+            line = Path(f"/proc/{child}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
         commands[int(child)] = line.replace(b"\0", b" ").decode()
     return commands
 
