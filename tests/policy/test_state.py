@@ -263,6 +263,28 @@ def test_changed_container_ports_follow_into_rules_by_name() -> None:
         assert open_ports() == [number]
 
 
+def test_changed_container_ports_of_a_destination_follow_into_egress_rules_by_name() -> None:
+    rule = kube.EgressRule(ports=(kube.PolicyPort("TCP", "http"),))
+    node = running(policy("p", subject=labelled(app="web"), policy_types=("Egress",), egress=(rule,)))
+    for number in (80, 81):
+        port = kube.ContainerPort(container="c", name="http", port=number, protocol="TCP")
+        node.put(msgspec.structs.replace(pod("far", 2, node="n2", app="far"), ports=(port,)))
+        assert "a-web" in node.settle()
+        tables = node.state.lists["a-web"].input
+        ask = {there: acl.evaluate_lists(tables, "10.1.1.2", "10.1.2.2", 6, 40000, there).action for there in (80, 81)}
+        assert [there for there, verdict in ask.items() if verdict] == [number]
+
+
+def test_who_is_a_peer_is_forgotten_with_the_last_policy_that_asks() -> None:
+    node = running(policy("p", subject=labelled(app="web"), ingress=from_pods(app="far")))
+    far = node.state.index.pod("a", "far")
+    assert far is not None
+    assert len(far.label_class.groups) == 1
+    node.remove(policy("p"))
+    node.settle()
+    assert far.label_class.groups == frozenset()
+
+
 def test_an_address_that_two_objects_claim_leaves_a_rule_with_the_last_of_them() -> None:
     """A pod that is being deleted may still show the address that its successor has already."""
     old, new = pod("old", 7, node="n2", app="x"), pod("new", 7, node="n2", app="x")
