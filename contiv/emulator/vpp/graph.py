@@ -34,6 +34,7 @@ from contiv.emulator.vpp.nat44 import Nat44
 from contiv.emulator.vpp.neighbor import NeighbourTable
 from contiv.emulator.vpp.output import OutputNodes
 from contiv.emulator.vpp.punt import PuntNodes
+from contiv.emulator.vpp.reject import RejectLimit
 from contiv.emulator.vpp.resolve import Resolver
 from contiv.emulator.vpp.vxlan import VxlanNodes
 
@@ -60,6 +61,7 @@ class Graph:
         self.family6 = FibFamily(6)
         self.neighbours4 = NeighbourTable(self.family4, clock)
         self.neighbours6 = NeighbourTable(self.family6, clock)
+        self.rejects = RejectLimit(clock)
         self.output = OutputNodes(self)
         self.icmp4 = Icmp4Nodes(self)
         self.punt = PuntNodes(self)

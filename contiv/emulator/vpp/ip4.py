@@ -214,11 +214,18 @@ class Ip4Nodes:
 
     def unreachable(self, packet: Packet) -> Node | None:
         """A route of type unreachable: tell the sender."""
-        return self._error(packet, "ip4-lookup", "ip4 drop", kind=UNREACHABLE, code=HOST_UNREACHABLE)
+        return self._reject(packet, HOST_UNREACHABLE)
 
     def prohibited(self, packet: Packet) -> Node | None:
         """A route of type prohibited: tell the sender."""
-        return self._error(packet, "ip4-lookup", "ip4 drop", kind=UNREACHABLE, code=ADMIN_PROHIBITED)
+        return self._reject(packet, ADMIN_PROHIBITED)
+
+    def _reject(self, packet: Packet, code: int) -> Node | None:
+        """ip4-null: an ICMP error, not too many of them."""
+        source, destination = _HEADER.unpack_from(packet.buf, packet.start)[8:10]
+        if not self._graph.rejects.allows(source, destination):
+            return self._drop(packet, "ip4-drop", "ip4 drop")
+        return self._error(packet, "ip4-lookup", "ip4 drop", kind=UNREACHABLE, code=code)
 
     def local(self, packet: Packet) -> Node | None:
         """ip4-local: a packet for one of our own addresses."""

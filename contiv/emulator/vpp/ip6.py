@@ -29,6 +29,7 @@ class Ip6Nodes:
 
     def __init__(self, graph: Graph) -> None:
         self._errors = graph.errors
+        self._rejects = graph.rejects
         self._interface_output = graph.output.interface_output
         self.icmp = Icmp6Nodes(graph)
 
@@ -165,11 +166,19 @@ class Ip6Nodes:
 
     def unreachable(self, packet: Packet) -> Node | None:
         """A route of type unreachable: tell the sender."""
-        return self._error(packet, "ip6-lookup", "ip6 drop", kind=UNREACHABLE, code=3)
+        return self._reject(packet, 3)
 
     def prohibited(self, packet: Packet) -> Node | None:
         """A route of type prohibited: tell the sender."""
-        return self._error(packet, "ip6-lookup", "ip6 drop", kind=UNREACHABLE, code=1)
+        return self._reject(packet, 1)
+
+    def _reject(self, packet: Packet, code: int) -> Node | None:
+        """ip6-null: an ICMP error, not too many of them."""
+        addresses = packet.view[packet.start + 8 : packet.start + 40]
+        source, destination = int.from_bytes(addresses[:16], "big"), int.from_bytes(addresses[16:], "big")
+        if not self._rejects.allows(source, destination):
+            return self._drop(packet, "ip6-drop", "ip6 drop")
+        return self._error(packet, "ip6-lookup", "ip6 drop", kind=UNREACHABLE, code=code)
 
     def _error(self, packet: Packet, node: str, reason: str, *, kind: int, code: int = 0, data: int = 0) -> Node | None:
         self._errors.drop(packet, node, reason)
