@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,9 @@ import msgspec
 
 from contiv.demo.api import Object
 from contiv.model import keys, kube
+from contiv.model.kubewire import reduce
 from contiv.model.node import Attachment
+from contiv.store.client import Etcd
 from tests.chaos.workload import Workload
 from tests.e2e.world import Held, World, children, eventually
 from tests.policy import oracle
@@ -29,6 +32,7 @@ RECOVERY_S: Final = 90.0
 """For agents that start anew, a KSR whose lease must expire first, kubelets in their backoff."""
 TRAFFIC: Final[tuple[Traffic, ...]] = (("TCP", 80), ("TCP", 81), ("UDP", 80), ("ICMP", None))
 LINE_MAX: Final = 1 << 22
+EVENTS: Final = 50
 
 
 class Footprint(msgspec.Struct, frozen=True):
@@ -59,13 +63,40 @@ async def assert_recovered(world: World, workload: Workload) -> None:
         return up == set(workload.pods) == set(pods)
 
     await eventually(running, "every pod runs, and no other", timeout_s=RECOVERY_S)
-    await eventually(world.mirrors_kubernetes, "etcd equals the API server", timeout_s=RECOVERY_S)
+    await eventually(lambda: _mirrored(world), "etcd equals the API server", timeout_s=RECOVERY_S)
     await eventually(lambda: _attached(world), "etcd has exactly the pods' attachments", timeout_s=RECOVERY_S)
+    await _all_has_been_heard(world)
     await world.settled()
     for number in numbers:
         await eventually(
             lambda number=number: _in_sync(world, number), f"node {number} is in sync", timeout_s=RECOVERY_S
         )
+
+
+async def _mirrored(world: World) -> bool:
+    """Whether etcd holds every object of every kind as the API server has it, and no others."""
+    stored = {key: kube.parse(key, value) for key, value in (await world.etcd(keys.K8S)).items()}
+    wanted: dict[str, kube.KubeObject] = {}
+    for kind in kube.KINDS:
+        items = (await world.cluster.api.request("GET", kind.collection_path))["items"]
+        values = [reduce(kind, msgspec.json.encode(item)) for item in items]
+        wanted |= {kind.key_of(value): value for value in values}  # type: ignore[arg-type]
+    return stored == wanted
+
+
+async def _all_has_been_heard(world: World) -> None:
+    """Wait until every agent has done with an event that came behind all others: a namespace that etcd alone has."""
+    place = keys.k8s_object("namespaces", f"barrier-{time.monotonic_ns()}")
+    barrier = kube.NAMESPACES.encode(kube.Namespace(name=place.rpartition("/")[2]))
+    async with await Etcd.connect([world.cluster.etcd]) as etcd:
+
+        async def heard() -> bool:
+            await etcd.put(place, barrier)  # again: an etcd that is emptied meanwhile forgets it
+            said = [await world.rest_when_back(node.number, f"events?last={EVENTS}") for node in world.cluster.nodes]
+            return all(any(place in event["description"] for event in events) for events in said)
+
+        await eventually(heard, "every agent has heard of everything", timeout_s=RECOVERY_S)
+        await etcd.delete(place)
 
 
 async def _attached(world: World) -> bool:
@@ -103,9 +134,7 @@ async def assert_connectivity(world: World) -> int:
         for destination in sorted(pods)
         if source != destination
     ]
-    expected = [
-        oracle.allowed(cluster, source, destination, (protocol, port)) for source, destination, protocol, port in probes
-    ]
+    expected = [oracle.allowed(cluster, *probe) for probe in probes]
     prober = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", str(PROBER)),
         stdin=asyncio.subprocess.PIPE,

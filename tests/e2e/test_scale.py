@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 
 import pytest
 
+from contiv.demo.api import Object
+from contiv.errors import VppError
 from tests.e2e.conftest import Build
 from tests.e2e.runtime import Node, names
-from tests.e2e.world import World, pod
+from tests.e2e.world import World, eventually, pod
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -20,6 +24,8 @@ PERIOD_S = 5.0
 MINUTE_S = 60.0
 ANSWER_S = 2.0
 BURST, BURSTS = 50, 20
+FULL, CLOSED, APPS = 100, 20, 10
+SERVICES, POLICIES = 200, 50
 
 
 async def test_110_pods_on_a_node_answer_each_other_for_a_minute(build: Build) -> None:
@@ -79,3 +85,101 @@ async def test_a_thousand_adds_and_dels_in_bursts_leave_no_trace(build: Build) -
                     assert len(addresses) == BURST
         print({command: f"bursts of {BURST}: {min(t):.2f} to {max(t):.2f} s" for command, t in times.items()})
         assert names(await node.state()) == before
+
+
+async def test_a_killed_data_plane_comes_back_with_a_full_node_and_its_policies_hold_at_once(build: Build) -> None:
+    async with build(1) as world:
+        things = [pod(f"pod-{number}", node=1) for number in range(FULL)]
+        for number, thing in enumerate(things):
+            thing["metadata"]["labels"] = {"app": f"app-{number % APPS}", "closed": str(number < CLOSED).lower()}
+        pods = list((await world.create_pods(things)).values())
+        await asyncio.gather(*(world.cluster.create(service(number)) for number in range(SERVICES)))
+        await asyncio.gather(*(world.cluster.create(policy(number)) for number in range(POLICIES)))
+        await asyncio.gather(*(world.cluster.create(slice_of(number, pods)) for number in range(SERVICES)))
+        closed, opened = pods[:CLOSED], pods[CLOSED:]
+        await eventually(lambda: programmed(world), "policies and services are in VPP", timeout_s=60)
+        await world.settled()
+        forbidden = [(opened[0], closed)]
+        async with world.steady_pings(forbidden, period_s=0.5) as finish:
+            killed = world.dataplane_pid(1)
+            os.kill(killed, signal.SIGKILL)
+            began = time.monotonic()
+
+            async def back() -> bool:
+                if killed in world.children_of(1) or not world.has_dataplane(1):
+                    return False
+                try:
+                    async with asyncio.timeout(1), world.vpp(1) as api:
+                        await api.call("show_version")
+                except (VppError, OSError, TimeoutError):
+                    return False
+                return True
+
+            await eventually(back, "another data plane answers")
+            up = time.monotonic()
+            for target in opened[1:]:
+                await world.first_reply(opened[0], target, timeout_s=60)
+            served = time.monotonic()
+            await world.settled()
+            pings = await finish()
+        print(
+            f"{FULL} pods, {SERVICES} services, {POLICIES} policies: data plane back after {up - began:.2f} s, "
+            f"every pod answers {served - up:.2f} s later; {pings.sent} forbidden pings, "
+            f"{pings.sent - sum(pings.lost.values())} answered"
+        )
+        assert sum(pings.lost.values()) == pings.sent, "a forbidden ping was answered"
+        assert (await world.rest(1, "diff"))["operations"] == []
+
+
+async def programmed(world: World) -> bool:
+    """Whether VPP holds a mapping for each service, and lists on each closed pod."""
+    async with world.vpp(1) as api:
+        mappings = {int(each.external_port) for each in await api.dump("nat44_lb_static_mapping")}
+        mappings |= {int(each.external_port) for each in await api.dump("nat44_static_mapping")}
+        lists = [each for each in await api.dump("acl_interface_list", sw_if_index=0xFFFFFFFF) if each.count]
+    return len(mappings & set(range(1000, 1000 + SERVICES))) == SERVICES and len(lists) >= CLOSED
+
+
+def service(number: int) -> Object:
+    """A service without selector on a port of its own."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": f"service-{number}", "namespace": "default"},
+        "spec": {"ports": [{"name": "main", "port": 1000 + number, "targetPort": 80}]},
+    }
+
+
+def slice_of(number: int, pods: list[Object]) -> Object:
+    """Five of the pods behind it."""
+    chosen = [pods[(number * 5 + place) % len(pods)] for place in range(5)]
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": f"service-{number}-a",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": f"service-{number}"},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "main", "port": 80, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [thing["status"]["podIP"]], "nodeName": "node-1"} for thing in chosen],
+    }
+
+
+def policy(number: int) -> Object:
+    """Closed pods let in one app each; nobody's pings, since it names a port."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": f"policy-{number}", "namespace": "default"},
+        "spec": {
+            "podSelector": {"matchLabels": {"closed": "true"}},
+            "ingress": [
+                {
+                    "from": [{"podSelector": {"matchLabels": {"app": f"app-{number % APPS}"}}}],
+                    "ports": [{"protocol": "TCP", "port": 8000 + number}],
+                }
+            ],
+        },
+    }
