@@ -57,7 +57,7 @@ class ClusterServices:
     def __init__(self, cluster: Cluster, config: Config) -> None:
         self._cluster = cluster
         self._config = config
-        self._services = tuple(_with_addresses(cluster))
+        self._services = () if config.service_renderer == "none" else tuple(_with_addresses(cluster))
         self._slices = _slices(cluster, self._services)
         self._states: dict[str, tuple[ServiceState, Mapping[str, msgspec.Struct]]] = {}
 

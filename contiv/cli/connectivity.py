@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from contiv.errors import AnalysisError
 
@@ -91,6 +92,11 @@ def connectivity(
 ) -> None:
     """Who reaches whom under the policies of manifests or of a live cluster."""
     if context.invoked_subcommand is not None:
+        misplaced = [
+            name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        ]
+        if misplaced:
+            raise click.UsageError(f"options of {context.invoked_subcommand} stand behind it")
         return
     from contiv.analysis import present
 

@@ -163,6 +163,7 @@ def test_what_is_wrong_with_an_object_is_said_and_the_answer_stands(tmp_path: Pa
         (("connectivity", "-f", "{shop}", "--port", "0/TCP"), 2, "--port 0/TCP: no port"),
         (("connectivity", "-f", "{shop}", "--kubeconfig", "k"), 2, "-f and --kubeconfig"),
         (("connectivity", "--kubeconfig", "nowhere"), 2, "nowhere"),
+        (("connectivity", "-f", "{shop}", "diff", "{shop}", "{shop}"), 2, "options of diff stand behind it"),
         (("explain", "x/web", "x/nobody", "-f", "{shop}"), 1, "pod x/nobody"),
     ],
 )

@@ -16,6 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from contiv.analysis import live
+from contiv.analysis.cluster import build
+from contiv.analysis.tables import ClusterTables
+from contiv.config import EtcdConfig, load
 from contiv.demo.api import Object, key_of
 from contiv.model import keys, kube
 from contiv.store.client import Etcd
@@ -169,6 +173,15 @@ class Player:
             output, _ = await child.communicate()
         assert child.returncode == 0
         return {(each["from"], each["to"], each["port"]) for each in json.loads(output)["allowed"]}
+
+    async def lists(self, number: int) -> tuple[set[str], set[str]]:
+        """The names of a node's access lists: those of its agent, and those that the analysis of etcd finds."""
+        node = self.world.node(number).name
+        found = await live.from_etcd(EtcdConfig(endpoints=(self.world.cluster.etcd,)))
+        tables = ClusterTables(build(found, load(None)))
+        computed = tables.state(node).lists.values()
+        names = {table.name for each in computed for table in (*each.input, *each.output)}
+        return set((await self.world.rest(number, "policies"))["lists"]), names
 
     def sources(self) -> list[tuple[str, str]]:
         """The two ways in which ``contiv connectivity`` reads this cluster."""

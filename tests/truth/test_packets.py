@@ -52,3 +52,6 @@ async def test_contiv_connectivity_tells_of_the_live_cluster_what_packets_show(p
     assert not await player.play(case, [("TCP", 80), ("ICMP", None)])
     for source in player.sources():
         assert await player.told(*source) == player.expected(case), source
+    for number in (1, 2):
+        programmed, computed = await player.lists(number)
+        assert programmed == computed, f"node {number}: the lists that contiv explain names are those in the data plane"
