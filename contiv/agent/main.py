@@ -186,7 +186,7 @@ class _Agent:
         )
         handler = NetworkHandler(self.network, persistence, self._push)
         services = [self.services.handler] if config.service_renderer != "none" else []
-        self.policies = Policies(self.network, *services)
+        self.policies = Policies(self.network, *services, push=self._push)
         self.metrics = AgentMetrics(self.registry)
         settings = Settings(periodic_resync_s=config.periodic_healing_interval_s or None)
         self.controller: Controller[ClusterState] = Controller(

@@ -7,12 +7,14 @@ objects, and with ``?lines`` the lists line by line.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
+from contiv.controller import Event
 from contiv.network.render_host import HOST_VPP
 from contiv.network.render_node import BVI
 from contiv.network.state import NetworkState
@@ -46,9 +48,11 @@ def node_view(network: NetworkState) -> NodeView:
 class Policies:
     """The parts of the capability, wired."""
 
-    def __init__(self, network: NetworkState, services: Services | None = None) -> None:
+    def __init__(
+        self, network: NetworkState, services: Services | None = None, *, push: Callable[[Event], None]
+    ) -> None:
         self.handler = PolicyHandler(
-            partial(node_view, network), attachments=lambda: network.attachments, services=services
+            partial(node_view, network), attachments=lambda: network.attachments, push=push, services=services
         )
 
     def routes(self) -> list[web.RouteDef]:

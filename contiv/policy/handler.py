@@ -3,7 +3,8 @@
 Comes in: cluster resyncs, changes of pods, policies, namespaces and the own Node object; and whatever made pods come
 and go or services change, which handlers before this one have taken in already: ``attachments`` and ``frontends`` are
 views of what they hold. Goes out: access lists and their places. Every attached pod has a place, so that its interface
-can require one before it goes up.
+can require one before it goes up. The lists of other pods that judge a new one (tables.py) change in the same
+transaction, in no order with its interface: until it is committed a new pod that is isolated reaches no service.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from contiv.controller.cluster import ClusterState, KubeChange
-from contiv.controller.event import Event
+from contiv.controller.event import ControllerError, Event
 from contiv.controller.handler import Commit, EventHandler
 from contiv.model import kube
 from contiv.model.node import Attachment
@@ -51,19 +52,31 @@ class Services(Protocol):
         ...
 
 
+class ServicesForPods(Event, frozen=True):
+    """The pods of a committed transaction may use services: what judges them there stands by now."""
+
+    owners: frozenset[str]
+
+
 class PolicyHandler(EventHandler[ClusterState]):
     """Owns all access lists and their places on interfaces."""
 
     name = "policy"
 
     def __init__(
-        self, view: Callable[[], NodeView], *, attachments: Attachments, services: Services | None = None
+        self,
+        view: Callable[[], NodeView],
+        *,
+        attachments: Attachments,
+        push: Callable[[Event], None],
+        services: Services | None = None,
     ) -> None:
         """``view`` says what the node is now, ``attachments`` which pods it has by owner; both are read at each event
-        that may have changed them."""
+        that may have changed them. ``push`` queues an event."""
         self.state = PolicyState(view())
         self._view = view
         self._attachments = attachments
+        self._push = push
         self._services = services
         self._seen = -1
         """The version of the frontends that the state knows."""
@@ -89,7 +102,7 @@ class PolicyHandler(EventHandler[ClusterState]):
             log.warning("all pods are isolated until KSR has reflected everything", missing=missing)
         self.state.load(state.objects.values())
         self._brought, self._done, self._undone = {}, {}, {}
-        self._follow_attachments()
+        self._follow_attachments(young=False)
         self._follow_services()
         self.state.settle()
         self._report_faults()
@@ -101,9 +114,11 @@ class PolicyHandler(EventHandler[ClusterState]):
                 self.state.remove(old)
             case KubeChange(new=new) if new is not None:
                 self.state.put(new)
+            case ServicesForPods():
+                self.state.grow(event.owners)
             case _:
                 self.state.set_node(self._view())
-                self._brought[id(event)] = self._follow_attachments()
+                self._brought[id(event)] = self._follow_attachments(young=True)
         self._follow_services()
         return self._changes()
 
@@ -117,13 +132,19 @@ class PolicyHandler(EventHandler[ClusterState]):
 
     async def after_commit(self, commit: Commit) -> None:
         self._done, self._brought = self._brought, {}
+        young = self.state.young()
+        if young:
+            try:
+                self._push(ServicesForPods(young))
+            except ControllerError as error:  # the next commit tries again
+                log.warning("event put off", event_name=ServicesForPods.__name__, reason=str(error))
 
     def _changes(self) -> Changes:
         changes = self._rendered.change(self.state.settle(), self.state.lists)
         self._report_faults()
         return changes
 
-    def _follow_attachments(self) -> dict[str, Attachment]:
+    def _follow_attachments(self, *, young: bool) -> dict[str, Attachment]:
         """Take in which pods are attached now; returns the new ones."""
         present, known = self._attachments(), self.state.attachments
         self._undone = {owner: each for owner, each in self._undone.items() if present.get(owner) is each}
@@ -132,7 +153,7 @@ class PolicyHandler(EventHandler[ClusterState]):
             self.state.detach(owner)
         fresh = {owner: each for owner, each in wanted.items() if known.get(owner) != each}
         for owner, attachment in fresh.items():
-            self.state.attach(owner, attachment)
+            self.state.attach(owner, attachment, young=young)
         return fresh
 
     def _follow_services(self) -> None:

@@ -18,7 +18,7 @@ from contiv.model.service import Frontend, FrontendKey
 from contiv.policy import tables
 from contiv.policy.frontends import Frontends
 from contiv.policy.local import Local
-from contiv.policy.tables import OPEN, PASS, REFLECT, Lists, NodeView
+from contiv.policy.tables import OPEN, PASS, REFLECT, Lists, NodeView, Usable
 
 SPARE_TABLES: Final = 64
 """Finished tables that are kept beside those in use."""
@@ -135,7 +135,10 @@ class Writer:
 
     def _egress(self, pod: Local, allowed: acl.Allowed) -> acl.Table:
         usable = self._frontends.usable(allowed, pod.addresses)
-        return self._table(("egress", allowed, usable), lambda: tables.egress(allowed, usable, self.node))
+        services = () if pod.young else self.node.services
+        if pod.young:
+            usable = Usable(denied=usable.denied)
+        return self._table(("egress", allowed, usable, services), lambda: tables.egress(allowed, usable, services))
 
     def _sources(self, pod: Local) -> tuple[acl.Table, ...]:
         if not pod.pairs:

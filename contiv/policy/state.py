@@ -222,10 +222,11 @@ class PolicyState:
         """The attachments that are known, by owner."""
         return {owner: local.attachment for owner, local in self._locals.items()}
 
-    def attach(self, owner: str, attachment: Attachment) -> None:
-        """A pod has an interface here."""
+    def attach(self, owner: str, attachment: Attachment, *, young: bool = False) -> None:
+        """A pod has an interface here. ``young``: it gets it in the transaction that is under way."""
         self.detach(owner)
         local = self._locals[owner] = Local(attachment)
+        local.young = young
         self._named.setdefault(local.name, []).append(local)
         self._homes.setdefault(attachment.pod_namespace, set()).add(local)
         self._heard.add(local)
@@ -251,6 +252,20 @@ class PolicyState:
         if not home:
             del self._homes[local.attachment.pod_namespace]
         self._readdress(local.name)
+
+    def young(self) -> frozenset[str]:
+        """Owners of pods that use no service yet, as those do that are isolated for egress and came as ``young``."""
+        for local in self._locals.values():
+            local.young = local.young and local.egress is not None
+        return frozenset(owner for owner, local in self._locals.items() if local.young)
+
+    def grow(self, owners: Iterable[str]) -> None:
+        """All lists stand that judge these pods where services lead them."""
+        for owner in owners:
+            local = self._locals.get(owner)
+            if local is not None and local.young:
+                local.young = False
+                self._spoke.add(local)
 
     def _identify(self, local: Local, pod: PodRecord | None) -> None:
         """Tell whose the attachment is, which addresses it sends from, and have it judged."""

@@ -87,13 +87,13 @@ def ingress(allowed: acl.Allowed, node: NodeView) -> acl.Table:
     return acl.Table.build([acl.permit(node.exempt), acl.permit(allowed), acl.deny()])
 
 
-def egress(allowed: acl.Allowed, usable: Usable, node: NodeView) -> acl.Table:
-    """Whom a pod that is isolated for egress may address; what is behind services is judged later."""
+def egress(allowed: acl.Allowed, usable: Usable, services: Iterable[Network]) -> acl.Table:
+    """Whom a pod that is isolated for egress may address; what is behind ``services`` is judged later."""
     return acl.Table.build(
         [
             acl.deny(usable.denied, side="destination"),
             acl.permit(usable.allowed, side="destination"),
-            acl.permit(acl.Peers.of(node.services), side="destination"),
+            acl.permit(acl.Peers.of(services), side="destination"),
             acl.permit(allowed, side="destination"),
             acl.deny(),
         ]

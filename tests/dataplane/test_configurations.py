@@ -80,7 +80,7 @@ def render(dice: random.Random, *, busy: bool) -> Configuration:
     quiet = Quiet()
     service = a_service_handler(config, network, quiet)
     view = partial(policies.node_view, network)
-    policy = PolicyHandler(view, attachments=lambda: network.attachments, services=service)
+    policy = PolicyHandler(view, attachments=lambda: network.attachments, push=lambda event: None, services=service)
     wanted: Configuration = {}
     for handler in (NetworkHandler(network, quiet, lambda event: None), service, policy):
         wanted |= handler.resync(event, state)

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from contiv.controller.cluster import ClusterResync, ClusterState, KubeChange
 from contiv.controller.event import Event, FullResync
 from contiv.controller.handler import Commit
+from contiv.fastpath import acl
 from contiv.model import kube, vpp
 from contiv.model.ip import Address
 from contiv.model.node import Attachment
@@ -39,7 +40,10 @@ class World:
         self.services: dict[FrontendKey, Frontend] = {}
         self.frontends_version = 0
         self.state = ClusterState()
-        self.handler = PolicyHandler(lambda: self.node, attachments=lambda: self.attachments, services=self)
+        self.pushed: list[Event] = []
+        self.handler = PolicyHandler(
+            lambda: self.node, attachments=lambda: self.attachments, push=self.pushed.append, services=self
+        )
         self.keys: dict[str, object] = {}
         self.resync(*objects, reflected=reflected)
 
@@ -77,6 +81,12 @@ class World:
         self.tell(event)
         return event
 
+    async def commit(self) -> None:
+        """The transaction is done, and what it pushed too."""
+        await self.handler.after_commit(COMMITTED)
+        while self.pushed:
+            self.tell(self.pushed.pop(0))
+
     def lists(self, key: str = WEB) -> vpp.AclInterface:
         value = self.keys[key]
         assert isinstance(value, vpp.AclInterface)
@@ -109,12 +119,13 @@ def test_all_is_isolated_until_ksr_has_reflected_what_judges_and_a_resync_opens(
     assert world.keys == {WEB: vpp.AclInterface(interface="a-web")}
 
 
-def test_a_resync_gives_what_the_events_had_given() -> None:
+async def test_a_resync_gives_what_the_events_had_given() -> None:
     things = cluster(policy("p", policy_types=("Ingress", "Egress"), ingress=from_pods(app="db")))
     world = World(*things)
     world.attach("web", 2)
     world.attach("db", 3)
     world.put(pod("far", 2, node="n2", app="db"))
+    await world.commit()
     before = dict(world.keys)
     assert dict(world.handler.resync(FullResync(reason="test"), world.state)) == before
 
@@ -139,6 +150,28 @@ async def test_a_reverted_attachment_leaves_nothing_and_its_repetition_is_a_new_
     del again
 
 
+async def test_a_new_pod_reaches_services_only_after_all_lists_that_judge_it_there_are_committed() -> None:
+    world = World(*cluster(policy("p", policy_types=("Egress",), subject=labelled(app="web"))))
+    world.attach("db", 3)
+    await world.handler.after_commit(COMMITTED)
+    assert world.pushed == [], "an open pod needs no second look"
+    world.attach("web", 2)
+
+    def reaches_services() -> bool:
+        tables = world.handler.state.lists["a-web"].input
+        return bool(acl.evaluate_lists(tables, "10.1.1.2", "10.96.0.9", 6, 40000, 80).action)
+
+    assert not reaches_services()
+    await world.handler.after_commit(COMMITTED)
+    (event,) = world.pushed
+    world.attach("other", 4)
+    assert not reaches_services()
+    assert WEB in world.tell(event)
+    assert reaches_services()
+    world.handler.resync(FullResync(reason="test"), world.state)
+    assert reaches_services(), "what runs goes on"
+
+
 def test_a_revert_of_an_event_that_attached_nothing_takes_nothing_back() -> None:
     world = World(*cluster())
     world.attach("web", 2)
@@ -148,9 +181,10 @@ def test_a_revert_of_an_event_that_attached_nothing_takes_nothing_back() -> None
     assert WEB in world.keys
 
 
-def test_services_are_read_again_when_they_changed() -> None:
+async def test_services_are_read_again_when_they_changed() -> None:
     world = World(*cluster(policy("p", policy_types=("Egress",))))
     world.attach("web", 2)
+    await world.commit()
     closed = world.lists()
     backend = Backend(Address.parse("10.1.1.3"), 80)
     there = Address.parse("198.51.100.9")
