@@ -37,6 +37,7 @@ def render(
 ) -> Desired:
     """Everything of the node itself. ``tap`` says whether VPP makes the host's interface or a veth pair does."""
     desired = _pod_gateway(node)
+    desired |= _inside(subnets)
     desired |= _host_interconnect(subnets, node, uplink, tap=tap, mtu=mtu)
     if uplink is not None:
         desired |= render_nic.render_uplink(uplink, host=node.host_linux.address, host_interface=HOST_VPP)
@@ -53,6 +54,15 @@ def _pod_gateway(node: NodeAddresses) -> Desired:
             vpp.InterfaceAddress(interface=POD_GATEWAY, address=node.pod_gateway.host_network),
             vpp.AdminUp(interface=POD_GATEWAY),
         )
+    )
+
+
+def _inside(subnets: ClusterSubnets) -> Desired:
+    """Addresses of the cluster that no node has now are unreachable. By the default route they would be somebody
+    else's, and a connection that once left that way, translated, would be translated for as long as it lasts."""
+    return dict(
+        vpp.entry(vpp.Route(vrf=0, destination=destination, reject=True))
+        for destination in (subnets.pods, subnets.hosts)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from contiv.demo.api import Object
 from contiv.demo.outside import POOL
 from contiv.model import keys
 from contiv.vpp import Vpp
+from tests.e2e import services
 from tests.e2e.conftest import Build
 from tests.e2e.world import World, address, eventually
 
@@ -22,16 +24,21 @@ pytestmark = pytest.mark.root
 
 COMBINATIONS = list(itertools.product(("two", "one", "dhcp"), ("vxlan", "nooverlay")))
 FIRST_S = 10.0
+WEB = ("web-1", "web-2")
+EXTERNAL = "203.0.113.7"
 
 
 @pytest.mark.parametrize(("nics", "transport"), COMBINATIONS)
 async def test_pods_hosts_and_the_world_reach_each_other(build: Build, nics: str, transport: str) -> None:
     async with build(2, {"nodeToNodeTransport": transport}, nics=nics, with_outside=True) as world:
-        pods = [await world.create_pod(f"pod-{number}", node=number) for number in (1, 2)]
+        made = await world.create_pods([services.server(name, node=number) for number, name in enumerate(WEB, start=1)])
+        pods = [made[f"default/{name}"] for name in WEB]
         await world.first_reply(*pods)  # leases and what follows from them take their time
         await world.assert_mesh(pods)
         await assert_hosts(world, pods)
         await assert_outside(world, pods)
+        await assert_sources(world, pods, translated=transport == "vxlan")
+        await assert_services(world)
         if nics == "one":
             await assert_host_traffic_through_the_stolen_nic(world)
 
@@ -63,6 +70,46 @@ async def assert_outside(world: World, pods: list[Object]) -> None:
         await assert_reaches(world, world.cluster.sandbox_netns(pod), outside.address)
         rate = await probe.throughput(outside.netns, world.cluster.sandbox_netns(pod), address(pod), seconds=0.3)
         assert rate > 1e6
+
+
+async def assert_sources(world: World, pods: list[Object], *, translated: bool) -> None:
+    """Whom the world sees when a pod calls: its node's address, or without overlay the pod itself."""
+    outside = world.cluster.outside
+    assert outside is not None
+    nodes = await uplinks(world)
+
+    def listen() -> socket.socket:
+        listener = socket.create_server((outside.address, 7200))
+        listener.settimeout(FIRST_S)
+        return listener
+
+    listener = await world.cluster.workers.inside(outside.netns, listen)
+    with listener:
+        for pod in pods:
+
+            def call() -> str:
+                with socket.create_connection((outside.address, 7200), timeout=FIRST_S):
+                    accepted, (client, _) = listener.accept()
+                    accepted.close()
+                    return str(client)
+
+            seen = await world.cluster.workers.inside(world.cluster.sandbox_netns(pod), call)
+            node = nodes[pod["spec"]["nodeName"]].partition("/")[0]
+            assert seen == (node if translated else address(pod))
+
+
+async def assert_services(world: World) -> None:
+    """From outside: NodePort on each node, external IP by one of them, either backend behind each."""
+    outside = world.cluster.outside
+    assert outside is not None
+    nodes = [text.partition("/")[0] for _, text in sorted((await uplinks(world)).items())]
+    await services.route_outside(world, outside.netns, f"{EXTERNAL}/32", gateway=nodes[0])
+    await services.apply(world, services.service("web", type="NodePort", externalIPs=[EXTERNAL]))
+    ports = (await services.stored(world, "web"))["spec"]["ports"]
+    node_port = next(port["nodePort"] for port in ports if port["protocol"] == "TCP")
+    for goal, port in ((nodes[0], node_port), (nodes[1], node_port), (EXTERNAL, 80)):
+        await services.serves(world, outside.netns, goal, port)
+        assert set(await services.gather(world, outside.netns, goal, port, count=20)) == set(WEB), goal
 
 
 async def assert_host_traffic_through_the_stolen_nic(world: World) -> None:

@@ -54,7 +54,9 @@ async def about(world: World, number: int, lost_id: int, lost_subnet: Network) -
     """What a node still holds about the lost one."""
     held = await world.held(number)
     found = [name for name in held.interfaces if name == f"contiv:vxlan-{lost_id}"]
-    found += [route for route in held.routes if Network.parse(route).overlaps(lost_subnet) and "/0" not in route]
+    # not the default route, nor those that reject what no node has
+    routes = [route for route in held.routes if Network.parse(route).length >= lost_subnet.length]
+    found += [route for route in routes if Network.parse(route).overlaps(lost_subnet)]
     found += [neighbour for _, neighbour in held.neighbours if neighbour == f"192.168.30.{lost_id}"]
     return found
 

@@ -70,8 +70,11 @@ def test_all_that_goes_to_another_node_enters_the_cable_and_its_far_end_leads_to
         assert str(tunnels[entry.interface].destination) == f"192.168.16.{number}"
 
 
-def test_what_is_meant_for_a_node_that_left_does_not_enter_the_cable() -> None:
-    assert leaves_by(desired({2}), SUBNETS.node(3).pod_gateway) == render_nic.UPLINK
+def test_what_is_meant_for_a_node_that_left_goes_nowhere() -> None:
+    left = SUBNETS.node(3)
+    for destination in (left.pod_gateway, left.host_linux.address):
+        assert leaves_by(desired({2}), destination) == ""  # rejected
+    assert leaves_by(desired({2}), Address.parse("203.0.113.1")) == render_nic.UPLINK
 
 
 def test_frames_from_the_tunnels_to_this_node_go_back_through_the_cable() -> None:
