@@ -80,7 +80,7 @@ class Writer:
 
     def _pair(self, pods: set[Local], heard: set[Local], spoke: set[Local]) -> set[Local]:
         """Bring the pairs of pods up to date; the pods whose lists may have to change."""
-        isolated = [pod for pod in pods if pod.egress is not None]
+        isolated = [pod for pod in pods if pod.egress is not None and not pod.shut]
         for pod in heard:
             found = ((source, self._pair_of(source, pod)) for source in isolated)
             pod.pairs = {source: pairs for source, pairs in found if pairs}
@@ -101,7 +101,7 @@ class Writer:
 
         A pod is a source for itself too: it never needs the line, but pods of one kind then share a list.
         """
-        if source.egress is None:
+        if source.egress is None or source.shut:
             return ()
         found = []
         for address in source.addresses:
@@ -134,6 +134,8 @@ class Writer:
         return self._table(("ingress", allowed), lambda: tables.ingress(allowed, self.node))
 
     def _egress(self, pod: Local, allowed: acl.Allowed) -> acl.Table:
+        if pod.shut:
+            return self._table("shut", lambda: acl.Table.build([acl.deny()]))
         usable = self._frontends.usable(allowed, pod.addresses)
         services = () if pod.young else self.node.services
         if pod.young:
@@ -176,7 +178,7 @@ class Writer:
         """The lists of the interfaces that have any."""
         by_rules: dict[acl.Allowed, list[Address]] = {}
         for pod in pods:
-            if pod.egress is not None:
+            if pod.egress is not None and not pod.shut:
                 by_rules.setdefault(pod.egress, []).extend(pod.addresses)
         guard = (tables.outside_guard(self._guarded),) if self._guarded else ()
         remote = (tables.remote({allowed: acl.Peers.of(own) for allowed, own in by_rules.items()}),) if by_rules else ()

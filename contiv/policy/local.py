@@ -21,17 +21,19 @@ class Local:
     """A pod interface of this node with what policies make of it.
 
     ``ingress``, ``egress``: what the direction allows; None when it is not isolated or everything is allowed.
+    ``shut``: it is not known, so it reaches nothing at all, also by no service.
     ``young``: the other lists that judge what it sends may not stand yet, so it uses no service.
     ``pairs``: by other local pods that may not reach everything here, their addresses with what both sides allow.
     """
 
-    __slots__ = ("addresses", "attachment", "egress", "ingress", "pairs", "pod", "policies", "young")
+    __slots__ = ("addresses", "attachment", "egress", "ingress", "pairs", "pod", "policies", "shut", "young")
 
     def __init__(self, attachment: Attachment) -> None:
         self.attachment = attachment
         self.pod: PodRecord | None = None
         self.addresses: tuple[Address, ...] = (attachment.ip,)
         self.policies: tuple[tuple[str, str], ...] = ()
+        self.shut = False
         self.young = False
         self.ingress: acl.Allowed | None = acl.Allowed.NONE
         self.egress: acl.Allowed | None = acl.Allowed.NONE

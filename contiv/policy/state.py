@@ -254,16 +254,16 @@ class PolicyState:
         self._readdress(local.name)
 
     def young(self) -> frozenset[str]:
-        """Owners of pods that use no service yet, as those do that are isolated for egress and came as ``young``."""
+        """Owners of pods that could use services from now on: isolated for egress, and until now new or unknown."""
         for local in self._locals.values():
             local.young = local.young and local.egress is not None
-        return frozenset(owner for owner, local in self._locals.items() if local.young)
+        return frozenset(owner for owner, local in self._locals.items() if local.young and not local.shut)
 
     def grow(self, owners: Iterable[str]) -> None:
         """All lists stand that judge these pods where services lead them."""
         for owner in owners:
             local = self._locals.get(owner)
-            if local is not None and local.young:
+            if local is not None and local.young and not local.shut:
                 local.young = False
                 self._spoke.add(local)
 
@@ -380,9 +380,14 @@ class PolicyState:
     def _judge(self, local: Local, unions: dict[tuple[acl.Allowed, ...], acl.Allowed]) -> None:
         """What policies allow a pod now."""
         pod = local.pod
+        shut = any(local.name) and (pod is None or not self._complete)
+        if shut != local.shut:
+            local.shut = shut
+            local.young = not shut
+            self._spoke.add(local)
         if not any(local.name):
             self._allow(local, None, None)
-        elif pod is None or not self._complete:
+        elif pod is None or shut:
             self._select(local, ())
             self._allow(local, acl.Allowed.NONE, acl.Allowed.NONE)
         else:

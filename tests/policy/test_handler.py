@@ -172,6 +172,21 @@ async def test_a_new_pod_reaches_services_only_after_all_lists_that_judge_it_the
     assert reaches_services(), "what runs goes on"
 
 
+async def test_a_pod_that_becomes_known_reaches_services_only_one_transaction_later() -> None:
+    isolating = policy("p", policy_types=("Egress",))
+    world = World(kube.Namespace(name="a"), isolating)
+    world.attach("web", 2)
+    await world.commit()
+    tables = lambda: world.handler.state.lists["a-web"].input  # noqa: E731
+    ask = lambda: acl.evaluate_lists(tables(), "10.1.1.2", "10.96.0.9", 6, 1, 80).action  # noqa: E731
+    assert not ask()
+    world.put(pod("web", 2, app="web"))
+    assert "vpp/acl-interface/bvi" in world.keys
+    assert not ask()
+    await world.commit()
+    assert ask()
+
+
 def test_a_revert_of_an_event_that_attached_nothing_takes_nothing_back() -> None:
     world = World(*cluster())
     world.attach("web", 2)
@@ -222,7 +237,8 @@ def test_faults_are_logged_once_with_object_and_field_and_their_end_too() -> Non
 
 
 def test_the_report_names_pods_policies_lists_and_faults() -> None:
-    bad = policy("bad", ingress=(kube.IngressRule(peers=(kube.PolicyPeer(),)),), subject=labelled(app="web"))
+    rule = kube.IngressRule(peers=(kube.PolicyPeer(),))
+    bad = policy("bad", policy_types=("Ingress", "Egress"), ingress=(rule,), subject=labelled(app="web"))
     world = World(*cluster(bad))
     world.attach("web", 2)
     world.attach("db", 3)
@@ -230,7 +246,7 @@ def test_the_report_names_pods_policies_lists_and_faults() -> None:
     report = msgspec.json.decode(msgspec.json.encode(world.handler.report(lines=True)))
     told = {each["pod"]: (each["known"], each["isolated"], each["policies"]) for each in report["pods"]}
     assert told == {
-        "web": (True, ["Ingress"], ["a/bad"]),
+        "web": (True, ["Ingress", "Egress"], ["a/bad"]),
         "db": (True, [], []),
         "unknown": (False, ["Ingress", "Egress"], []),
     }

@@ -10,7 +10,7 @@ from tests.policy.worlds import NODE_IPS, NODES, OUTSIDE, TRAFFIC, World, object
 
 # no shrinking: clusters take minutes to shrink, and the first that fails tells enough
 SETTINGS = settings(
-    max_examples=200, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow]
+    max_examples=120, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow]
 )
 
 
