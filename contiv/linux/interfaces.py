@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from contiv.linux import addresses, ipv6, links, neighbours, offloads, routes, sysfs
+from contiv.linux import addresses, ipv4, ipv6, links, neighbours, offloads, routes, sysfs
 from contiv.linux.errors import LinkMissing
 from contiv.linux.netlink import Conversation, Request
 from contiv.model.linux import Interface, Route
@@ -36,6 +36,8 @@ def reconfigure(key: str, wanted: Interface, *, old: Interface) -> int:
         link = _found(conversation, wanted)
         ipv6.set_enabled(wanted.name, wanted.ipv6)
         offloads.apply(wanted.name, wanted.offloads)
+        if wanted.deaf:
+            ipv4.make_deaf(wanted.name)
         if wanted.merge_within_ns is not None:
             sysfs.write(wanted.name, MERGE_WITHIN, wanted.merge_within_ns)
         conversation.run(_removals(link.index, old, kept=wanted))
@@ -85,6 +87,7 @@ def read(key: str, wanted: Interface) -> tuple[Interface, int] | None:
             neighbours=_as_wanted(neighbours.of_link(conversation, link.index), wanted.neighbours),
             offloads=offloads.read(link.name, [name for name, _ in wanted.offloads]),
             ipv6=ipv6.enabled(link.name),
+            deaf=wanted.deaf and ipv4.is_deaf(link.name),
             merge_within_ns=None if wanted.merge_within_ns is None else sysfs.read(link.name, MERGE_WITHIN),
         )
     return actual, link.index

@@ -232,6 +232,8 @@ def _addresses() -> Iterator[Case]:
         yield Case(5, "outside", "port", where, BOTH, sees=f"{HIDDEN}{where[-1]}")
     for client, where in (("client1", "own1"), ("client2", "own2"), ("s1", "own1"), ("t1", "own2")):
         yield Case(4, client, "port", where, BOTH)
+    for client, where in (("client1", "own2"), ("client2", "own1"), ("host1", "own2"), ("host2", "own1")):
+        yield Case(4, client, "port", where, BOTH)
     for client in ("outside", "client1", "client2"):
         yield Case(4, client, "external", EXTERNAL, BOTH)
         yield Case(4, client, "external", EXTERNAL, ANSWERED, port="dns", protocol="UDP")
