@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from nat_wires import NatWorld
 from topology import Node, clean
 from wires import World
 
@@ -78,3 +79,23 @@ async def world(node: Node, worlds: list[World]) -> AsyncIterator[World]:
             worlds.append(made)
         yield made
         await made.clean()
+
+
+@pytest.fixture(scope="module")
+def nat_worlds(node: Node) -> list[NatWorld]:
+    """The world of a data plane with NAT: the first test of a module makes it, the others use it."""
+    return []
+
+
+@pytest.fixture
+async def nat(node: Node, nat_worlds: list[NatWorld]) -> AsyncIterator[NatWorld]:
+    """Four pods and an outside host, NAT switched on anew."""
+    async with node.connect() as client:
+        made = nat_worlds[0] if nat_worlds else NatWorld()
+        made.vpp = client
+        if not nat_worlds:
+            await made.build(node)
+            nat_worlds.append(made)
+        await made.switch_on()
+        yield made
+        await made.switch_off()

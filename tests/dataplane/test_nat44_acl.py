@@ -26,35 +26,20 @@ from nat_wires import (
     tcp,
     udp,
 )
-from topology import Node
 from wires import DENY, NEW, PERMIT, REFLECT, End, rule
 
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(scope="module")
-def nat_worlds(node: Node) -> list[NatWorld]:
-    """The world of a data plane: the first test of a module makes it, the others use it."""
-    return []
-
-
-@pytest.fixture
-async def nat(node: Node, nat_worlds: list[NatWorld]) -> AsyncIterator[NatWorld]:
-    """NAT switched on with a service of one backend, b1; no lists afterwards."""
-    async with node.connect() as client:
-        made = nat_worlds[0] if nat_worlds else NatWorld()
-        made.vpp = client
-        if not nat_worlds:
-            await made.build(node)
-            nat_worlds.append(made)
-        await made.switch_on()
-        await made.static(made.b1)
-        yield made
-        for end in made.ends:
-            await lists(made, end)
-        for entry in await client.dump("acl", acl_index=NEW):
-            await client.call("acl_del", acl_index=entry.acl_index)
-        await made.switch_off()
+@pytest.fixture(name="nat")
+async def with_lists(nat: NatWorld) -> AsyncIterator[NatWorld]:
+    """A service of one backend, b1; no lists afterwards."""
+    await nat.static(nat.b1)
+    yield nat
+    for end in nat.ends:
+        await lists(nat, end)
+    for entry in await nat.vpp.dump("acl", acl_index=NEW):
+        await nat.call("acl_del", acl_index=entry.acl_index)
 
 
 async def lists(
