@@ -23,7 +23,7 @@ from tests.truth.player import Player
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 
-DATAPLANES = [("emulator", "nat44"), pytest.param("vpp", "nat44", marks=pytest.mark.vpp)]
+DATAPLANES = [("emulator", "nat44"), pytest.param("vpp", "nat44", marks=[pytest.mark.vpp, pytest.mark.slow])]
 on_each = pytest.mark.parametrize(("dataplane", "services"), DATAPLANES, scope="module")
 
 PORT = 7000
@@ -156,11 +156,7 @@ async def synced(player: Player, number: int) -> bool:
 # ---- the first packet --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("dataplane", "services"),
-    [("emulator", "nat44"), pytest.param("vpp", "nat44", marks=[pytest.mark.vpp, pytest.mark.slow])],
-    scope="module",
-)
+@on_each
 async def test_a_pod_that_sends_at_once_gets_nothing_past_a_default_deny(player: Player, dataplane: str) -> None:
     await player.become(state("deny", x_deny={"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}))
     open_pods = await started(player, "y", 4)
