@@ -133,6 +133,12 @@ class Player:
             if (problem := _problem(expected[index], index in arrived, index in answered))
         ]
 
+    async def faults(self) -> set[str]:
+        """The policies, ``namespace/name``, of which both agents say that something is wrong."""
+        told = [(await self.world.rest(number, "policies"))["faults"] for number in (1, 2)]
+        assert told[0] == told[1]
+        return {f"{each['namespace']}/{each['name']}" for each in told[0]}
+
     def place(self, key: str) -> tuple[str, str]:
         """A pod's namespace on this machine and its address."""
         thing = self._pods[key]

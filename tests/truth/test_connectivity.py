@@ -17,6 +17,8 @@ from contiv.config import load
 from tests.policy.oracle import allowed
 from tests.truth.cases import CASES, DRAWN, TRAFFIC, Case, as_enforced, ends
 
+BROKEN = 15
+"""The clause of objects that the API server would refuse."""
 PORTS = tuple(Traffic(protocol, port or 0) for protocol, port in TRAFFIC)
 
 
@@ -40,6 +42,17 @@ def test_the_rendered_tables_let_pass_what_the_oracle_allows(case: Case, tmp_pat
         }
         assert found == wanted, f"IPv{family}"
         assert list(answer.partly()) == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.id} {case.name}")
+def test_what_is_wrong_with_a_policy_is_named_with_its_field_and_nothing_else_is(case: Case, tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump_all(case.manifests(), sort_keys=False))
+    faults = ClusterTables(cluster.build(manifests.load([tmp_path]), load(None))).faults()
+    assert bool(faults) is (case.clause == BROKEN or as_enforced(case.cluster()) != case.cluster())
+    for fault in faults:
+        assert f"{fault.namespace}/{fault.name}" in case.policies
+        assert fault.field.startswith("spec.")
+        assert fault.problem
 
 
 def test_the_cast_has_addresses_of_both_families() -> None:

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from contiv.demo.api import key_of
-from tests.e2e.world import eventually, pod
+from tests.e2e.world import NO_INDEX, eventually, pod
 from tests.truth.cases import CASES, Case
 from tests.truth.player import Player
 
@@ -119,6 +119,25 @@ async def test_changes_that_still_allow_a_connection_do_not_cut_it(player: Playe
     with pytest.raises(TimeoutError):
         async with connected(player, client, server):
             pass
+
+
+# ---- what is left ------------------------------------------------------------------------------------------
+
+
+@on_each
+async def test_without_policies_the_data_plane_holds_no_access_list(player: Player) -> None:
+    await player.become(state("some", x_deny={"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}))
+    assert all([await access_lists(player, number) for number in (1, 2)])
+    await player.become(state("none"))
+    assert not any([await access_lists(player, number) for number in (1, 2)])
+
+
+async def access_lists(player: Player, number: int) -> list[object]:
+    """The access lists of a node's data plane, and the interfaces that have some."""
+    async with player.world.vpp(number) as api:
+        lists = await api.dump("acl", acl_index=NO_INDEX)
+        bound = await api.dump("acl_interface_list", sw_if_index=NO_INDEX)
+    return [*lists, *(each for each in bound if each.count)]
 
 
 # ---- an agent that dies ------------------------------------------------------------------------------------

@@ -44,6 +44,9 @@ async def test_packets_pass_exactly_where_the_oracle_says(player: Player, servic
     traffic = [one for one in TRAFFIC if one != SCTP] if services == "nat44" else [SCTP]
     wrong = await player.play(case, traffic)
     assert not wrong, "\n".join([f"{case.name}: {len(wrong)} of all probes:", *wrong[:SHOWN]])
+    if case.by == "etcd":
+        assert await player.faults() <= case.policies.keys()
+        assert await player.faults(), "the agents report what is wrong"
 
 
 @pytest.mark.parametrize(("dataplane", "services"), [("emulator", "nat44")], scope="module")
