@@ -105,6 +105,8 @@ def session_key(packet: Packet, seen: Seen, table_id: int) -> Key:
     protocol, addresses = fields[6], fields[8]
     turned = (addresses & 0xFFFFFFFF) << 32 | addresses >> 32
     layer4 = inner + (fields[0] & 0xF) * 4
+    if layer4 + 8 > packet.end:
+        return NO_KEY
     ports = 0
     if protocol in WITH_PORTS:
         ports = _PORTS.unpack_from(buf, layer4)[0]
