@@ -285,6 +285,8 @@ class _Agent:
             problems["mirror"] = self.mirror.problem
         if self.mirror.set_aside is not None:
             problems["former mirror"] = f"unreadable, kept as {self.mirror.set_aside}; remove it when it is of no use"
+        if self.policies.problem is not None and self.controller.synced:
+            problems["policies"] = self.policies.problem
         if self.persistence.unsent:
             problems["etcd"] = f"{self.persistence.unsent} keys are not written yet; they are in the mirror"
         return problems

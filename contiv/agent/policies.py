@@ -55,6 +55,13 @@ class Policies:
             partial(node_view, network), attachments=lambda: network.attachments, push=push, services=services
         )
 
+    @property
+    def problem(self) -> str | None:
+        """What keeps pods isolated that no policy isolates."""
+        if self.handler.state.complete:
+            return None
+        return "KSR has not reflected pods, namespaces and policies completely yet: every pod is isolated"
+
     def routes(self) -> list[web.RouteDef]:
         """The one route."""
         return [web.get("/contiv/v1/policies", self.policies)]
