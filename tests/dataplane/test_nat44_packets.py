@@ -69,6 +69,14 @@ async def test_error_about_source_nat_reaches_the_pod(nat: NatWorld) -> None:
     assert error.raw[40:44] == _ip(nat.c.v4)
 
 
+async def test_error_of_a_router_about_a_translated_packet_arrives_broken(nat: NatWorld) -> None:
+    """Its source is not the session's, but the checksum is changed as if it were: the client's stack drops it."""
+    await nat.balance([nat.b1, nat.b2], protocol=UDP)
+    backend, seen = await nat.only(nat.c, udp(nat.c.v4, 4000, VIP, 80))
+    with pytest.raises(AssertionError, match="header's checksum is wrong"):
+        await nat.play(backend, error_about("10.7.0.9", seen.raw, kind=3, code=4))
+
+
 async def test_backends_error_about_a_node_port_does_not_leave(nat: NatWorld) -> None:
     """The output feature looks for a session of ICMP with the quoted ports, finds none, and makes none for errors."""
     await nat.balance([nat.b1, nat.b2], vip=NODE_ADDRESS, port=NODE_PORT, flags=TWICE, protocol=UDP)
