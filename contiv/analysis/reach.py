@@ -121,6 +121,22 @@ class _Points(msgspec.Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.owner)
 
+    @property
+    def single(self) -> bool:
+        """Whether no end has more than one point."""
+        return len(np.unique(self.owner)) == len(self.owner)
+
+
+class _Standing(msgspec.Struct, frozen=True):
+    """The numbers of the lists that stand somewhere: by node for the first four, by point for the others."""
+
+    outside_in: Numbers
+    outside_out: Numbers
+    over_out: Numbers
+    over_in: Numbers
+    entry: Numbers
+    leave: Numbers
+
 
 class _Round:
     """All packets of one IP version."""
@@ -148,16 +164,19 @@ class _Round:
         here, there = self._sources, self._destinations
         shape = (len(here.ends), len(there.ends), len(self._traffic))
         every, some = np.ones(shape, bool), np.zeros(shape, bool)
-        stages = self._stages()
+        standing = self._standing()
         columns = len(there) * len(self._traffic)
         step = max(1, PACKETS_AT_ONCE // max(1, columns))
         for first in range(0, len(here), step):
             rows = slice(first, first + step)
-            passed = self._passed(rows, stages)
+            passed = self._passed(rows, self._stages(rows, standing))
             # one row and column for each point, brought together by the ends that the points stand for
             place = np.ix_(here.owner[rows], there.owner, np.arange(len(self._traffic)))
-            np.logical_and.at(every, place, passed)
-            np.logical_or.at(some, place, passed)
+            if here.single and there.single:
+                every[place] = some[place] = passed
+            else:
+                np.logical_and.at(every, place, passed)
+                np.logical_or.at(some, place, passed)
         return every & some, some
 
     # ---------------------------------------------------------------- points
@@ -200,36 +219,42 @@ class _Round:
 
     # ---------------------------------------------------------------- stages
 
-    def _stages(self) -> list[Numbers]:
-        """For each hop of a way, by pair of points, the number of the lists that stand there (0: open)."""
-        here, there = self._sources, self._destinations
+    def _standing(self) -> _Standing:
+        """The lists at every place that some packet passes."""
         tables = self._tables
-        outside_in = self._by_node(lambda node: tables.hop(node, UPLINK, "input"))
-        outside_out = self._by_node(lambda node: tables.hop(node, UPLINK, "output"))
-        over_out = self._by_node(lambda node: tables.hop(node, BVI, "output"))
-        over_in = self._by_node(lambda node: tables.hop(node, BVI, "input"))
-        entry, leave = self._by_end(here, tables.entry), self._by_end(there, tables.exit)
-        from_outside, to_outside = here.node[:, None] == NO_NODE, there.node[None, :] == NO_NODE
-        far = (here.node[:, None] != there.node[None, :]) & ~from_outside & ~to_outside
+        return _Standing(
+            outside_in=self._by_node(lambda node: tables.hop(node, UPLINK, "input")),
+            outside_out=self._by_node(lambda node: tables.hop(node, UPLINK, "output")),
+            over_out=self._by_node(lambda node: tables.hop(node, BVI, "output")),
+            over_in=self._by_node(lambda node: tables.hop(node, BVI, "input")),
+            entry=self._by_end(self._sources, tables.entry),
+            leave=self._by_end(self._destinations, tables.exit),
+        )
+
+    def _stages(self, rows: slice, lists: _Standing) -> list[Numbers]:
+        """For each hop of a way, by pair of points, the number of the lists that stand there (0: open)."""
+        here, there = self._sources.node[rows], self._destinations.node
+        from_outside, to_outside = here[:, None] == NO_NODE, there[None, :] == NO_NODE
+        far = (here[:, None] != there[None, :]) & ~from_outside & ~to_outside
         stages = [
-            np.where(from_outside, outside_in[there.node][None, :], entry[:, None]),
-            np.where(far, over_out[here.node][:, None], 0),
-            np.where(far, over_in[there.node][None, :], 0),
-            np.where(to_outside, outside_out[here.node][:, None], leave[None, :]),
+            np.where(from_outside, lists.outside_in[there][None, :], lists.entry[rows, None]),
+            np.where(far, lists.over_out[here][:, None], 0),
+            np.where(far, lists.over_in[there][None, :], 0),
+            np.where(to_outside, lists.outside_out[here][:, None], lists.leave[None, :]),
         ]
-        kept = ~self._same()
+        kept = ~self._same(rows)
         return [stage * kept for stage in stages]
 
-    def _same(self) -> Flags:
+    def _same(self, rows: slice) -> Flags:
         """Pairs that never come to VPP: a pod with itself, hosts of one node, the outside with itself."""
         here, there = self._sources, self._destinations
         mine, theirs = (
             np.array([self._identity[end.name] for end in each.ends], np.int32)[each.owner] for each in (here, there)
         )
-        same: Flags = mine[:, None] == theirs[None, :]
-        alike: Flags = here.node[:, None] == there.node[None, :]
-        hosts: Flags = here.host[:, None] & there.host[None, :]
-        outside: Flags = (here.node[:, None] == NO_NODE) & alike
+        same: Flags = mine[rows, None] == theirs[None, :]
+        alike: Flags = here.node[rows, None] == there.node[None, :]
+        hosts: Flags = here.host[rows, None] & there.host[None, :]
+        outside: Flags = (here.node[rows, None] == NO_NODE) & alike
         return same | (alike & hosts) | outside
 
     def _by_node(self, find: Callable[[str], Hop]) -> Numbers:
@@ -252,8 +277,7 @@ class _Round:
         packets = self._packets(rows)
         passed = np.ones(packets.shape, bool)
         by_number = list(self._lists)
-        for stage in stages:
-            numbers = stage[rows]
+        for numbers in stages:
             for number in np.unique(numbers):
                 if number:
                     where = numbers == number
