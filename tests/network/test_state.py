@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contiv.config import parse
 from contiv.errors import CniError
+from contiv.model import linux, vpp
 from contiv.model.ip import Address, Network
 from contiv.model.node import NodeClaim
 from contiv.network.ipam import ClusterSubnets
@@ -135,3 +137,18 @@ def test_two_attachments_with_one_address_keep_the_first_and_name_the_second() -
     refused = restarted.replace([], [first, twin])
     assert list(refused) == ["c2/eth0"]
     assert restarted.pool.allocations() == {Address.parse(first.address): "c1/eth0"}
+
+
+@pytest.mark.parametrize("tap", [True, False])
+def test_with_policies_neither_end_of_a_pods_interface_goes_up_before_its_access_lists(tap: bool) -> None:
+    state = a_state(tap=tap)
+    attachment, open_ = state.add_pod(request(1))
+    state.delete_pod(attachment.container_id, attachment.if_name)
+    state.options = msgspec.structs.replace(state.options, policies=True)
+    again, changes = state.add_pod(request(1))
+    ends = {vpp.admin_up_key: attachment.interface, linux.interface_key: attachment.interface}
+    for key_of, interface in ends.items():
+        before, after = open_[key_of(interface)], changes[key_of(again.interface)]
+        lists = vpp.acl_interface_key(interface)
+        assert lists not in before.requires  # type: ignore[attr-defined]
+        assert vpp.acl_interface_key(again.interface) in after.requires  # type: ignore[attr-defined]
