@@ -126,6 +126,13 @@ rules_grow (acl_rules *rules)
   return 0;
 }
 
+/* Whether a rule looks at nothing but the family. */
+static int
+takes_all (const uint8_t *rule)
+{
+  return rule[18] == 0 && rule[36] == 0 && rule[37] == 0;
+}
+
 enum { FREE = 1, REQUIRED = 2 };
 
 /* One family of a block being written: what was made of it, and where it goes. */
@@ -140,6 +147,7 @@ typedef struct
   size_t n_intervals;
   uint8_t *mark;	 /* of each label (1 and up), for the interval in hand */
   uint8_t *own;		 /* prefixes of the other side: 16 bytes and a length each */
+  uint8_t *rules;	 /* what all rules of the interval in hand say, one for each of them */
   size_t n_own;
 } writer;
 
@@ -255,6 +263,7 @@ render_family (const acl_block *block, int is_ip6, acl_rules *out)
   free (w.intervals);
   free (w.mark);
   free (w.own);
+  free (w.rules);
   return failed ? -1 : 0;
 }
 
@@ -262,12 +271,6 @@ int
 acl_render (const acl_block *block, acl_rules *out)
 {
   return render_family (block, 0, out) || render_family (block, 1, out) ? -1 : 0;
-}
-
-static int
-takes_all (const uint8_t *rule)
-{
-  return rule[18] == 0 && rule[36] == 0 && rule[37] == 0;
 }
 
 int

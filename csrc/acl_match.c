@@ -180,21 +180,28 @@ acl_match_many (const uint8_t *wire, size_t n, const acl_packet *packets, size_t
 
 enum { HALVES = ACL_RULE / 2, CHUNK = 4096, COMPACT_MAX = 3 + ACL_RULE };
 
-/* A rule's difference from the one before it. Returns its bytes, COMPACT_MAX at most. */
-static size_t
+static uint64_t
+load_word (const uint8_t *at)
+{
+  uint64_t word;
+  memcpy (&word, at, sizeof word);
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+  word = __builtin_bswap64 (word);
+#endif
+  return word;
+}
+
+/* A rule's difference from the one before it. Returns its bytes, COMPACT_MAX at most; out has room for that. */
+static inline size_t
 compact (const uint8_t *before, const uint8_t *rule, uint8_t *out)
 {
   uint32_t differs = 0;
   size_t n = 3;
   for (unsigned word = 0; word < ACL_RULE / 8; word++)
     {
-      uint64_t x, y;
-      memcpy (&x, before + word * 8, 8);
-      memcpy (&y, rule + word * 8, 8);
-      if (x == y)
-	continue;
-      for (unsigned half = word * 4; half < word * 4 + 4; half++)
-	if (memcmp (before + half * 2, rule + half * 2, 2) != 0)
+      uint64_t change = load_word (before + word * 8) ^ load_word (rule + word * 8);
+      for (unsigned half = word * 4; change; half++, change >>= 16)
+	if (change & 0xffff)
 	  {
 	    differs |= 1u << half;
 	    memcpy (out + n, rule + half * 2, 2);

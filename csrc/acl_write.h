@@ -8,7 +8,8 @@ AR (prepare_own) (writer *w)
   const acl_set *own = w->block->own;
   w->n_own = own ? AR (prefixes) (own->AR_FIELD (r), own->AR_FIELD (n)) : 1;
   w->own = calloc (w->n_own + 1, PREFIX);
-  if (!w->own)
+  w->rules = malloc ((w->n_own + 1) * ACL_RULE);
+  if (!w->own || !w->rules)
     return -1;
   if (!own)
     return 0;
@@ -29,28 +30,31 @@ AR (prepare_own) (writer *w)
 }
 
 /* Rules for one prefix: one for each of the other side's. */
-static int
-AR (write_prefix) (writer *w, const uint8_t *rule, AR_KEY first, unsigned bits)
+static inline int
+AR (write_prefix) (writer *w, AR_KEY first, unsigned bits)
 {
-  unsigned here = w->block->destination ? 20 : 2, there = w->block->destination ? 2 : 20;
-  for (size_t i = 0; i < w->n_own; i++)
+  unsigned here = w->block->destination ? 20 : 2;
+  acl_rules *out = w->out;
+  while (out->cap - out->n < w->n_own)
+    if (rules_grow (out))
+      return -1;
+  uint8_t *at = out->wire + out->n * ACL_RULE;
+  out->n += w->n_own;
+  for (size_t i = 0; i < w->n_own; i++, at += ACL_RULE)
     {
-      if (w->out->n == w->out->cap && rules_grow (w->out))
-	return -1;
-      uint8_t *at = w->out->wire + w->out->n++ * ACL_RULE;
-      memcpy (at, rule, ACL_RULE);
+      memcpy (at, w->rules + i * ACL_RULE, ACL_RULE);
       AR_STORE (at + here, first);
       at[here + 16] = (uint8_t) (sizeof (AR_KEY) * 8 - bits);
-      memcpy (at + there, w->own + i * PREFIX, PREFIX);
-      w->out->closed[AR_IP6] = at[18] == 0 && at[36] == 0 && at[37] == 0;
     }
+  if (bits == sizeof (AR_KEY) * 8 && w->n_own == 1)
+    out->closed[AR_IP6] = (uint8_t) takes_all (at - ACL_RULE);
   return 0;
 }
 
 /* The prefixes of a stretch where the interval may be allowed, given ranges i to end of the map in it: those that hold an
  * address for which it must be. They are the largest possible, so no fewer would do. */
 static int
-AR (write_stretch) (writer *w, const uint8_t *rule, size_t i, size_t end)
+AR (write_stretch) (writer *w, size_t i, size_t end)
 {
   const AR (range) *at = w->block->map->AR_FIELD (r);
   const uint32_t *labels = w->block->map->AR_FIELD (l);
@@ -63,7 +67,7 @@ AR (write_stretch) (writer *w, const uint8_t *rule, size_t i, size_t end)
 	i++;
       if (i == end)
 	return 0;
-      if (at[i].first <= stop && AR (write_prefix) (w, rule, first, bits))
+      if (at[i].first <= stop && AR (write_prefix) (w, first, bits))
 	return -1;
       if (stop == last)
 	return 0;
@@ -84,6 +88,11 @@ AR (write) (writer *w, acl4_range interval)
   acl_store16 (rule + 40, PORT);
   acl_store16 (rule + 42, any ? 0 : interval.first & PORT);
   acl_store16 (rule + 44, interval.last & PORT);
+  for (size_t i = 0; i < w->n_own; i++)
+    {
+      memcpy (w->rules + i * ACL_RULE, rule, ACL_RULE);
+      memcpy (w->rules + i * ACL_RULE + (w->block->destination ? 2 : 20), w->own + i * PREFIX, PREFIX);
+    }
   for (size_t i = 0; i < n;)
     {
       uint8_t required = w->mark[labels[i]];
@@ -95,7 +104,7 @@ AR (write) (writer *w, acl4_range interval)
 	}
       for (; end < n && (w->mark[labels[end]] & FREE) && AR (touches) (at[end - 1].last, at[end].first); end++)
 	required |= w->mark[labels[end]];
-      if ((required & REQUIRED) && AR (write_stretch) (w, rule, i, end))
+      if ((required & REQUIRED) && AR (write_stretch) (w, i, end))
 	return -1;
       i = end;
     }

@@ -10,6 +10,7 @@ cdef int put_number(value, int version, uint8_t *out) except -1:
     """An address as a number to network order; ``out`` has 16 bytes."""
     cdef uint64_t high = 0, low
     cdef int i
+    value = PyNumber_Index(value)
     try:
         if version == 4:
             low = value
@@ -430,7 +431,7 @@ def restored_ports(list ranges):
 cdef tuple checked_ports(tuple item):
     if len(item) != 3:
         raise ValueError(f"(protocol, first, last) or a protocol expected, got {item}")
-    protocol, first, last = item
+    protocol, first, last = [PyNumber_Index(number) for number in item]
     if not 1 <= protocol <= 255:
         raise ValueError(f"protocol {protocol} is not in 1..255; Ports.ANY is all of them")
     if not 0 <= first <= last <= 0xFFFF:
@@ -439,6 +440,7 @@ cdef tuple checked_ports(tuple item):
 
 
 cdef uint32_t port_key(protocol, port) except? 0xFFFFFFFF:
+    protocol, port = PyNumber_Index(protocol), PyNumber_Index(port)
     if not 0 <= protocol <= 255 or not 0 <= port <= 0xFFFF:
         raise ValueError(f"no protocol and port: {protocol}, {port}")
     return <uint32_t>protocol << 16 | <uint32_t>port

@@ -266,6 +266,7 @@ cdef int flags_of(fragment, truncated):
 
 
 cdef int octet(value, str what) except -1:
+    value = PyNumber_Index(value)
     if not 0 <= value <= 255:
         raise ValueError(f"{what} {value} is not in 0..255")
     return value
@@ -276,6 +277,7 @@ cdef int put_packet(acl_packet *packet, source, destination, protocol, source_po
     cdef bint is_ip6 = put_address(source, packet.source)
     if put_address(destination, packet.destination) != is_ip6:
         raise ValueError(f"{source} and {destination} are of different families")
+    source_port, destination_port = PyNumber_Index(source_port), PyNumber_Index(destination_port)
     if not 0 <= source_port <= 0xFFFF or not 0 <= destination_port <= 0xFFFF:
         raise ValueError(f"ports {source_port} and {destination_port} are not both in 0..65535")
     packet.version = 6 if is_ip6 else 4

@@ -3,23 +3,7 @@
 #include "../codec.h"
 #include "../frame.h"
 #include "../stats.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-
-static int checks, failures;
-
-#define CHECK(condition)                                                                                               \
-  do                                                                                                                   \
-    {                                                                                                                  \
-      checks++;                                                                                                        \
-      if (!(condition))                                                                                                \
-	{                                                                                                              \
-	  failures++;                                                                                                  \
-	  fprintf (stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                             \
-	}                                                                                                              \
-    }                                                                                                                  \
-  while (0)
+#include "check.h"
 
 static int
 ip4 (const char *text)
