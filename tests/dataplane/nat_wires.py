@@ -11,10 +11,11 @@ import asyncio
 import socket
 import struct
 from collections.abc import Iterable
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
-from topology import NO_INDEX, Node, loopback, path
+from topology import NO_INDEX, Node, loopback, path, until
 from wires import GATEWAY4, End
 
 import contiv.vpp
@@ -29,6 +30,7 @@ TWICE_ADDRESS = "10.1.1.254"
 VIP = "10.96.0.10"
 MARK_PORT = 9
 MARK_S = 10.0
+SETTLE_S = 0.2
 MARK_TAG = "mark"
 SESSIONS = 1024
 DEFAULTS = {"udp": 300, "tcp_established": 7440, "tcp_transitory": 240, "icmp": 60}
@@ -86,6 +88,16 @@ class NatWorld:
         hop = path(NO_INDEX, type=5)  # services without a mapping: unreachable
         route = {"table_id": 0, "prefix": "10.96.0.0/16", "n_paths": 1, "paths": [hop]}
         await self.vpp.call("ip_route_add_del", is_add=True, is_multipath=False, route=route)
+        for end in self.ends:
+            await until(partial(self._reaches_all, end))
+
+    async def _reaches_all(self, sender: End) -> bool:
+        """Whether what an end sends arrives everywhere: links that have just come up may lose their first packets."""
+        try:
+            await self.play(sender, patience_s=SETTLE_S)
+        except TimeoutError:
+            return False
+        return True
 
     async def switch_on(self, *, sessions: int = SESSIONS, pool: bool = True, twice: bool = True) -> None:
         """NAT as the agent sets it up; what still waits at the ends is forgotten."""
@@ -176,14 +188,14 @@ class NatWorld:
 
     # -- packets ----------------------------------------------------------------------------------------------------
 
-    async def play(self, sender: End, *packets: bytes) -> dict[str, list[Ip]]:
+    async def play(self, sender: End, *packets: bytes, patience_s: float = MARK_S) -> dict[str, list[Ip]]:
         """Send packets at one end; what left at each end for them, by its name. Checksums are checked."""
         mark = next(self._marks).to_bytes(8, "big") + b"mark of the test"
         for packet in packets:
             sender.send(packet)
         for end in self.ends:
             sender.send(udp(sender.v4, MARK_PORT, end.v4, MARK_PORT, mark))
-        found = await asyncio.gather(*(self._until(end, mark) for end in self.ends))
+        found = await asyncio.gather(*(self._until(end, mark, patience_s) for end in self.ends))
         return {end.name: seen for end, seen in zip(self.ends, found, strict=True) if seen}
 
     async def only(self, sender: End, *packets: bytes) -> tuple[End, Ip]:
@@ -193,9 +205,9 @@ class NatWorld:
         name, (seen,) = next(iter(found.items()))
         return next(end for end in self.ends if end.name == name), seen
 
-    async def _until(self, end: End, mark: bytes) -> list[Ip]:
+    async def _until(self, end: End, mark: bytes, patience_s: float) -> list[Ip]:
         found: list[Ip] = []
-        async with asyncio.timeout(MARK_S):
+        async with asyncio.timeout(patience_s):
             while True:
                 packet = await end.receive()
                 if packet[0] >> 4 != 4:
