@@ -12,7 +12,7 @@ cdef int reserve(Out *out, Py_ssize_t more) except -1:
         data = <uint8_t *>realloc(out.data if out.heap else NULL, cap)
         if data == NULL:
             raise MemoryError
-        if not out.heap:
+        if not out.heap and out.len:
             memcpy(data, out.data, out.len)
         out.data, out.cap, out.heap = data, cap, True
     return 0
