@@ -238,8 +238,8 @@ enum acl_fault
  * address that its family does not have are cleared. */
 enum acl_fault acl_check (uint8_t *wire, size_t n, size_t *bad);
 
-/* BLAKE2b-128 (RFC 7693) over the rules in their compact form: for each, three bytes that tell (little-endian, bit i for
- * bytes 2i and 2i+1) where it differs from the one before it, the first from zeros, then those bytes. */
+/* BLAKE2b-128 (RFC 7693) over the rules in their compact form: for each, three bytes that tell (little-endian, bit i
+ * for bytes 2i and 2i+1) where it differs from the one before it, the first from zeros, then those bytes. */
 void acl_fingerprint (const uint8_t *wire, size_t n, uint8_t out[16]);
 
 enum { ACL_FRAGMENT = 1, ACL_TRUNCATED = 2 };

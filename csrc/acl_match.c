@@ -12,7 +12,8 @@ check_prefix (uint8_t *prefix)
     return ACL_BAD_FAMILY;
   if (length > (prefix[0] ? 128u : 32u))
     return ACL_BAD_LENGTH;
-  if (prefix[0] ? (acl_load6 (prefix + 1) & ~acl_mask6 (length)) != 0 : (acl_load4 (prefix + 1) & ~acl_mask4 (length)) != 0)
+  if (prefix[0] ? (acl_load6 (prefix + 1) & ~acl_mask6 (length)) != 0
+		: (acl_load4 (prefix + 1) & ~acl_mask4 (length)) != 0)
     return ACL_HOST_BITS;
   if (!prefix[0])
     memset (prefix + 5, 0, 12);
@@ -31,7 +32,9 @@ check_rule (uint8_t *rule)
     return fault;
   if (rule[1] != rule[19])
     return ACL_MIXED_FAMILIES;
-  return acl_load16 (rule + 38) > acl_load16 (rule + 40) || acl_load16 (rule + 42) > acl_load16 (rule + 44) ? ACL_BAD_PORTS : ACL_FINE;
+  if (acl_load16 (rule + 38) > acl_load16 (rule + 40) || acl_load16 (rule + 42) > acl_load16 (rule + 44))
+    return ACL_BAD_PORTS;
+  return ACL_FINE;
 }
 
 enum acl_fault
@@ -92,14 +95,16 @@ acl_match (const uint8_t *wire, size_t n, const acl_packet *packet)
   l4 above = l4_of (packet);
   int is_ip6 = packet->version == 6;
   uint32_t source4 = acl_load4 (packet->source), destination4 = acl_load4 (packet->destination);
-  acl_u128 source6 = is_ip6 ? acl_load6 (packet->source) : 0, destination6 = is_ip6 ? acl_load6 (packet->destination) : 0;
+  acl_u128 source6 = acl_load6 (packet->source), destination6 = acl_load6 (packet->destination);
   for (size_t i = 0; i < n; i++)
     {
       const uint8_t *rule = wire + i * ACL_RULE;
       if (rule[1] != is_ip6)
 	continue;
-      if (is_ip6 ? (source6 & acl_mask6 (rule[18])) != acl_load6 (rule + 2) || (destination6 & acl_mask6 (rule[36])) != acl_load6 (rule + 20)
-		 : (source4 & acl_mask4 (rule[18])) != acl_load4 (rule + 2) || (destination4 & acl_mask4 (rule[36])) != acl_load4 (rule + 20))
+      if (is_ip6 ? ((source6 ^ acl_load6 (rule + 2)) & acl_mask6 (rule[18])) != 0
+		     || ((destination6 ^ acl_load6 (rule + 20)) & acl_mask6 (rule[36])) != 0
+		 : ((source4 ^ acl_load4 (rule + 2)) & acl_mask4 (rule[18])) != 0
+		     || ((destination4 ^ acl_load4 (rule + 20)) & acl_mask4 (rule[36])) != 0)
 	continue;
       if (match_l4 (rule + 37, &above))
 	return (int64_t) i;
@@ -126,9 +131,11 @@ unpack (const uint8_t *wire, size_t n, plain4 *four, size_t *n4, plain6 *six, si
     {
       const uint8_t *rule = wire + i * ACL_RULE;
       if (rule[1])
-	six[(*n6)++] = (plain6){ acl_load6 (rule + 2), acl_mask6 (rule[18]), acl_load6 (rule + 20), acl_mask6 (rule[36]), (uint32_t) i };
+	six[(*n6)++] = (plain6){ acl_load6 (rule + 2), acl_mask6 (rule[18]), acl_load6 (rule + 20), acl_mask6 (rule[36]),
+				 (uint32_t) i };
       else
-	four[(*n4)++] = (plain4){ acl_load4 (rule + 2), acl_mask4 (rule[18]), acl_load4 (rule + 20), acl_mask4 (rule[36]), (uint32_t) i };
+	four[(*n4)++] = (plain4){ acl_load4 (rule + 2), acl_mask4 (rule[18]), acl_load4 (rule + 20), acl_mask4 (rule[36]),
+				  (uint32_t) i };
     }
 }
 

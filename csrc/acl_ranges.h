@@ -3,8 +3,8 @@
  * Before including: AR_KEY is the unsigned type, AR(name) decorates names, AR_MAX is the largest key, AR_CTZ(key) and
  * AR_LOG2(key) are the number of trailing zeros and the place of the highest bit of a key that is not 0.
  *
- * A set is canonical: ranges ascend, and between two of them there is at least one key that is in neither, so that equal
- * sets are equal bytes. Sizes of results are bounded beforehand, so nothing here takes memory: out has the room that
+ * A set is canonical: ranges ascend, and between two of them there is at least one key that is in neither, so that
+ * equal sets are equal bytes. Sizes of results are bounded beforehand, so nothing here takes memory: out has the room that
  * each function's comment asks for. A map is a set whose ranges carry labels, 1 and up; ranges with different labels
  * may touch. 0 stands for "not in the map". */
 
@@ -331,8 +331,8 @@ AR (overlay) (const AR (range) * a, const uint32_t *la, size_t na, const AR (ran
   return n;
 }
 
-/* Gives every range the label that its old one stands for, numbered anew in order of appearance: kind[old] is a group or
- * 0 to drop the range, number[group] the new label once it has one. In place; returns how many ranges are left. */
+/* Gives every range the label that its old one stands for, numbered anew in order of appearance: kind[old] is a group
+ * or 0 to drop the range, number[group] the new label once it has one. In place; returns how many ranges are left. */
 static inline size_t
 AR (relabel) (AR (range) * at, uint32_t *labels, size_t n, const uint32_t *kind, uint32_t *number, uint32_t *next)
 {
@@ -368,7 +368,9 @@ AR (combine) (enum acl_operation operation, const AR (range) * a, size_t na, con
   AR (range) *out = malloc ((na + nb + 1) * sizeof *out);
   if (!out)
     return -1;
-  *n = (operation == ACL_UNITE ? AR (unite) : operation == ACL_INTERSECT ? AR (intersect) : AR (subtract)) (a, na, b, nb, out);
+  *n = operation == ACL_UNITE	     ? AR (unite) (a, na, b, nb, out)
+       : operation == ACL_INTERSECT ? AR (intersect) (a, na, b, nb, out)
+				    : AR (subtract) (a, na, b, nb, out);
   AR (range) *fitted = *n < na + nb ? realloc (out, (*n + 1) * sizeof *out) : out;
   *result = fitted ? fitted : out;
   return 0;

@@ -163,7 +163,8 @@ grow (void *at, size_t n, size_t *room, size_t size)
 int
 acl_set_push (acl_set *set, size_t room[2], int is_ip6, const uint8_t *address, unsigned length)
 {
-  void *at = is_ip6 ? grow (set->r6, set->n6, &room[1], sizeof *set->r6) : grow (set->r4, set->n4, &room[0], sizeof *set->r4);
+  void *at = is_ip6 ? grow (set->r6, set->n6, &room[1], sizeof *set->r6)
+		    : grow (set->r4, set->n4, &room[0], sizeof *set->r4);
   if (!at)
     return -1;
   if (is_ip6)

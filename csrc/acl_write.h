@@ -1,6 +1,6 @@
 /* Rules of one family and one interval of ports; included by acl.c once for each family, after acl_ranges.h.
  *
- * AR_KEY and AR as there, AR_FIELD(name) is a block's field of the family, AR_IP6 says which and AR_STORE writes an address. */
+ * AR_KEY and AR as there, AR_FIELD(name) is a field of the family, AR_IP6 says which and AR_STORE writes an address. */
 
 static int
 AR (prepare_own) (writer *w)
@@ -51,8 +51,8 @@ AR (write_prefix) (writer *w, AR_KEY first, unsigned bits)
   return 0;
 }
 
-/* The prefixes of a stretch where the interval may be allowed, given ranges i to end of the map in it: those that hold an
- * address for which it must be. They are the largest possible, so no fewer would do. */
+/* The prefixes of a stretch where the interval may be allowed, given ranges i to end of the map in it: those that hold
+ * an address for which it must be. They are the largest possible, so no fewer would do. */
 static int
 AR (write_stretch) (writer *w, size_t i, size_t end)
 {

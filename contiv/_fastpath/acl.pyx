@@ -1,7 +1,7 @@
 # cython: binding=True
 """Access lists, over ``csrc/acl.h``: sets of addresses and ports, what is allowed, tables. ``acl.pyi`` is the contract.
 
-Python's part is small: values come in and go out here, sets and maps are C's from then on. What is made is never changed.
+Python's part is small: values come in and go out here, sets and maps are C's from then on. Nothing is ever changed.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

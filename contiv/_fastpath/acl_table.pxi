@@ -191,7 +191,8 @@ cdef class Table:
 
     def rules(self):
         cdef size_t i
-        return tuple([rule_of(<const uint8_t *>PyBytes_AS_STRING(self.wire) + i * ACL_RULE) for i in range(count(self))])
+        cdef const uint8_t *wire = <const uint8_t *>PyBytes_AS_STRING(self.wire)
+        return tuple([rule_of(wire + i * ACL_RULE) for i in range(count(self))])
 
     def evaluate(self, source, destination, protocol, source_port=0, destination_port=0, *, tcp_flags=2,
                  fragment=False, truncated=False):
