@@ -6,9 +6,6 @@ keeps its addresses, on its end of the interconnect and without a subnet, and ro
 VPP; VPP has the same address and hands (punts) to the host whatever it has no use for itself::
 
     the world ─ uplink(192.0.2.7/24) VPP vpp2 ─ vpp1(192.0.2.7/32) host
-
-With no overlay, source NAT must not touch what goes to other nodes, and NAT44-ED chooses by interface alone; so the
-way out of the cluster is then another interface than the way to the nodes, see ``render_out``.
 """
 
 from __future__ import annotations
