@@ -120,8 +120,7 @@ class World:
         self._mark_list = NEW
 
     async def build(self, node: Node) -> None:
-        """Once for a data plane. Sessions are kept as VPP keeps them by itself, whatever the project configures."""
-        await self.cli("set acl-plugin reclassify-sessions 0")
+        """Once for a data plane; packets cross when this returns."""
         self.lender = await loopback(self.vpp, 0, "02:fe:00:00:00:01", f"{GATEWAY4}/32")
         await self.vpp.call(
             "sw_interface_add_del_address", sw_if_index=self.lender, is_add=True, prefix=f"{GATEWAY6}/128"
@@ -129,6 +128,16 @@ class World:
         for end in (self.a, self.b):
             await end.attach(node, self.vpp, self.lender)
         await self.cli("set acl-plugin reclassify-sessions 0")  # VPP's default, which our startup.conf changes
+        for end in (self.a, self.b):
+            await self._reached(end)
+
+    async def _reached(self, end: End) -> None:
+        """Wait until packets cross to ``end``: what a cable is given while it comes up is lost."""
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(TimeoutError):
+                await self.until_mark(end, within_s=MARK_S / ATTEMPTS)
+                return
+        raise TimeoutError(f"nothing reaches {end.name}")
 
     async def acl(self, *rules: dict[str, Any], index: int = NEW, tag: str = "test") -> int:
         """Make a list or replace one; its index."""
