@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -63,10 +64,15 @@ class Node:
                 env={**os.environ, **lifecycle.environment(self.kind)},
             )
         deadline = time.monotonic() + START_S
-        while not Path(self.sockets.api).exists():
+        while not self._listens():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.kind} did not start: {(self.folder / 'log').read_text()[-2000:]}")
             time.sleep(0.02)  # neither tells anybody that it is ready
+
+    def _listens(self) -> bool:
+        """Whether the API socket takes connections: VPP binds it a moment before."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+            return channel.connect_ex(self.sockets.api) == 0
 
     def stop(self) -> int:
         """SIGTERM; its exit code."""
