@@ -92,7 +92,8 @@ async def test_a_killed_data_plane_comes_back_with_a_full_node_and_its_policies_
         things = [pod(f"pod-{number}", node=1) for number in range(FULL)]
         for number, thing in enumerate(things):
             thing["metadata"]["labels"] = {"app": f"app-{number % APPS}", "closed": str(number < CLOSED).lower()}
-        pods = list((await world.create_pods(things)).values())
+        running = await world.create_pods(things)
+        pods = [running[f"default/pod-{number}"] for number in range(FULL)]
         await asyncio.gather(*(world.cluster.create(service(number)) for number in range(SERVICES)))
         await asyncio.gather(*(world.cluster.create(policy(number)) for number in range(POLICIES)))
         await asyncio.gather(*(world.cluster.create(slice_of(number, pods)) for number in range(SERVICES)))
