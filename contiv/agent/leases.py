@@ -17,7 +17,6 @@ from contiv.controller.event import ControllerError
 from contiv.errors import VppError
 from contiv.model.ip import Address, Network
 from contiv.network.events import AddressChange
-from contiv.network.render_nic import UPLINK
 from contiv.network.state import NetworkState
 from contiv.vpp.descriptors import Api, Interfaces
 from contiv.vpp.descriptors.lease import leases
@@ -28,10 +27,9 @@ POLL_S: Final = 1.0
 
 
 class Leases:
-    """Follows the leases of one node's NICs. ``changed`` is set when the main one's address has."""
+    """Follows the leases of one node's NICs."""
 
     def __init__(self, api: Api, interfaces: Interfaces, network: NetworkState) -> None:
-        self.changed = asyncio.Event()
         self._api = api
         self._interfaces = interfaces
         self._network = network
@@ -63,5 +61,3 @@ class Leases:
                 log.info("lease", interface=name, address=str(now[0] or ""), router=str(now[1] or ""))
                 push(AddressChange(interface=name, address=now[0], gateway=now[1]))
                 self._known[name] = now
-                if name == UPLINK:
-                    self.changed.set()

@@ -240,7 +240,7 @@ class _Agent:
                 await stack.enter_async_context(
                     cni_server.serve(handler, socket=run_dir / "cni.sock", observe=self.metrics.cni_call)
                 )
-                status = publish(etcd, lambda: self._status(rest), changed=self.leases.changed)
+                status = publish(etcd, lambda: self._status(rest), changed=self.persistence.readdressed)
                 background.append(group.create_task(status, name="status"))
                 log.info("agent ready", node=self.me.name, id=self.me.id, dataplane=self.vpp.version)
                 await stop.wait()

@@ -49,6 +49,8 @@ class Persistence:
         """``uplink`` is the address that the claim shows, "" one that a DHCP server has yet to lease, None the one
         that follows from the ID. ``on_moved`` is called when the node got another ID than it runs with."""
         self.moved: str = ""
+        self.readdressed = asyncio.Event()
+        """Set once the claim shows another address."""
         self._etcd = etcd
         self._mirror = mirror
         self._uplink = uplink
@@ -176,7 +178,9 @@ class Persistence:
     async def readdress(self, uplink: str) -> object:
         """Show another address in the node's claim; empty for none."""
         self._uplink = uplink
-        return await self.reclaim()
+        claim = await self.reclaim()
+        self.readdressed.set()
+        return claim
 
     async def reclaim(self) -> NodeClaim:
         """This node's claim, made or found."""

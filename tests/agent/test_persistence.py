@@ -188,3 +188,15 @@ def test_any_order_of_outages_keeps_the_last_word(
 
     with mock.patch.object(module, "RETRY_S", 0.05):
         asyncio.run(run())
+
+
+async def test_who_shows_the_node_s_address_hears_of_another_one_when_the_claim_has_it(
+    server: EmbeddedEtcd, tmp_path: Path
+) -> None:
+    async with started(server, tmp_path) as (made, _, etcd):
+        await made.reclaim()
+        assert not made.readdressed.is_set()
+        await made.readdress("192.0.2.7/24")
+        assert made.readdressed.is_set()
+        (claim,) = (await etcd.get_prefix(keys.NODE_IDS)).values.values()
+        assert b"192.0.2.7/24" in claim
