@@ -42,6 +42,8 @@ RETRY_S: Final = 5.0
 
 T = TypeVar("T")
 Changes = Mapping[str, bytes | None]
+NOTHING: Final[dict[str, bytes | None]] = {"": None}
+"""A deletion of what is not there: does the disk take it?"""
 
 
 class LocalMirror:
@@ -67,6 +69,7 @@ class LocalMirror:
         mirror = cls(path, migrations=migrations)
         try:
             await mirror._in_thread(mirror._open_or_set_aside)
+            await mirror._in_thread(lambda: mirror._store({}, {}))
         except (sqlite3.Error, OSError) as error:
             mirror._refused(error)
         return mirror
@@ -155,7 +158,7 @@ class LocalMirror:
         while self.problem is not None:
             await asyncio.sleep(RETRY_S)
             if not self._replacements and not self._changes:
-                self._changes = {"": None}  # a deletion of nothing: does the disk take it?
+                self._changes = dict(NOTHING)
             await self._flush()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -231,7 +234,8 @@ class LocalMirror:
                 known = self._read(prefix)
                 _delete(file, known.keys() - values.keys())
                 _put(file, {key: value for key, value in values.items() if known.get(key) != value})
-            _delete(file, [key for key, value in changes.items() if value is None])
+            # NOTHING as well: a disk that is read-only refuses a statement that writes, not a transaction without any
+            _delete(file, [key for key, value in (NOTHING | dict(changes)).items() if value is None])
             _put(file, {key: value for key, value in changes.items() if value is not None})
 
 
