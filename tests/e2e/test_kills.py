@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from contiv.demo.api import Object
 from tests.e2e.conftest import Build
 from tests.e2e.world import AGENT, World, eventually, pod
 
@@ -20,12 +21,14 @@ AT_MOST_S = 2.5
 PERIOD_S = 0.01
 CHURNING = 6
 PAUSE_S = 0.2
+ROLE, STREAMS = "role", "streams"
 
 
 async def test_an_agent_killed_again_and_again_cuts_no_connection_and_leaves_the_state_exact(build: Build) -> None:
     async with build(2) as world:
         near = [await world.create_pod(f"near-{number}", node=1) for number in (1, 2)]
         far = await world.create_pod("far", node=2)
+        await world.kubectl("label", "pod", "near-1", "near-2", "far", f"{ROLE}={STREAMS}")
         await world.settled()
         before = await world.held(1)
         stop = asyncio.Event()
@@ -65,10 +68,13 @@ async def _has_agent(world: World) -> bool:
 
 
 async def churn(world: World, stop: asyncio.Event) -> int:
-    """Pods come and go on node 1 meanwhile, no two with one address; how many. Nobody waits for them."""
-    made = 0
+    """Pods and policies come and go meanwhile, no two pods with one address; how many pods. Nobody waits for them."""
+    made, round_ = 0, 0
     present: list[str] = []
     while not stop.is_set():
+        round_ += 1
+        await world.cluster.create(policy(round_))
+        await world.kubectl("delete", "networkpolicy", f"policy-{round_ - 1}", "--ignore-not-found", "--wait=false")
         if len(present) < CHURNING:
             made += 1
             present.append(f"churn-{made}")
@@ -81,4 +87,24 @@ async def churn(world: World, stop: asyncio.Event) -> int:
         await asyncio.sleep(PAUSE_S)
     await world.running({f"default/{name}" for name in present})
     await world.kubectl("delete", "pod", *present, "--wait=true")
+    await world.kubectl("delete", "networkpolicy", "--all")
     return made
+
+
+def policy(number: int) -> Object:
+    """Even ones let the streams pass and nothing else, odd ones close the pods that come and go."""
+    peers = [{"podSelector": {"matchLabels": {ROLE: STREAMS}}}]
+    selector: Object = {"matchLabels": {ROLE: STREAMS}}
+    if number % 2:
+        selector = {"matchExpressions": [{"key": ROLE, "operator": "DoesNotExist"}]}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": f"policy-{number}", "namespace": "default"},
+        "spec": {
+            "podSelector": selector,
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": peers}],
+            "egress": [{"to": peers}],
+        },
+    }
