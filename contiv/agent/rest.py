@@ -61,6 +61,7 @@ class Views:
             {
                 "node": self._status,
                 "synced": self._controller.synced,
+                "busy": self._controller.busy,
                 "problems": self._problems(),
                 "pods": len(self._network.attachments),
                 "preparedInterfaces": self._network.slots.prepared,

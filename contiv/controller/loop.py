@@ -87,6 +87,7 @@ class Controller(Generic[S]):
         self._current: Job | None = None
         self._numbers = 0
         self._batches = 0
+        self._processing = False
 
     # ------------------------------------------------------------------ for those who have events
 
@@ -133,6 +134,11 @@ class Controller(Generic[S]):
         """Whether updates are being processed."""
         return self._synced.is_set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether an event waits or is being processed."""
+        return self._processing or len(self._queue) > 0
+
     def problem(self) -> str | None:
         """What is wrong although healing was tried, in words; None if nothing is. For a health check."""
         problem = self._healing.problem
@@ -153,7 +159,9 @@ class Controller(Generic[S]):
             async with asyncio.TaskGroup() as group:
                 helpers = [group.create_task(self.scheduler.run()), group.create_task(self._resync_periodically())]
                 while batch := await self._queue.take(self.settings.batch_max, synced=self.synced):
+                    self._processing = True
                     await self._process(batch)
+                    self._processing = False
                 for helper in helpers:
                     helper.cancel()
         finally:

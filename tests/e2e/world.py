@@ -42,7 +42,10 @@ DATAPLANE: Final = re.compile(r"/bin/vpp |contiv\.emulator\.vpp ")
 
 
 class Held(msgspec.Struct, frozen=True):
-    """What one node's VPP and Linux hold, comparable; ``interfaces`` by tag or name, with VPP's index."""
+    """What one node's VPP and Linux hold, comparable; ``interfaces`` by tag or name, with VPP's index.
+
+    ``mappings`` are NAT's balanced ones, ``address:port/protocol``; ``lists`` the access lists' tags.
+    """
 
     interfaces: dict[str, int]
     up: frozenset[str]
@@ -51,6 +54,8 @@ class Held(msgspec.Struct, frozen=True):
     links: frozenset[str]
     host_routes: frozenset[str]
     host_neighbours: frozenset[tuple[str, str]]
+    mappings: frozenset[str]
+    lists: frozenset[str]
 
     def mentions(self, address: str) -> list[str]:
         """Where an address still stands."""
@@ -144,6 +149,8 @@ class World:
             table = {"table_id": 0, "is_ip6": False, "name": ""}
             fib = await api.dump("ip_route_v2", src=0, table=table)
             known = await api.dump("ip_neighbor", sw_if_index=NO_INDEX, af=0)
+            mapped = await api.dump("nat44_lb_static_mapping")
+            lists = await api.dump("acl", acl_index=NO_INDEX)
         host_links, host_routes, host_neighbours = await self.cluster.workers.inside(self.node(number).netns, _linux)
         return Held(
             interfaces={name: index for index, name in name_of.items()},
@@ -155,6 +162,8 @@ class World:
             links=host_links,
             host_routes=host_routes,
             host_neighbours=host_neighbours,
+            mappings=frozenset(f"{each.external_addr}:{each.external_port}/{each.protocol}" for each in mapped),
+            lists=frozenset(str(each.tag) for each in lists),
         )
 
     async def rest(self, number: int, path: str) -> Any:
@@ -202,13 +211,16 @@ class World:
         return any(DATAPLANE.search(command) for command in self.children_of(number).values())
 
     async def settled(self) -> None:
-        """Wait until every agent has made its spare interfaces and waits for nothing."""
+        """Wait until every agent has made its spare interfaces and has nothing to do."""
 
         async def quiet() -> bool:
             status = [await self.rest_when_back(node.number, "status") for node in self.cluster.nodes]
-            return all(each["preparedInterfaces"] == PREPARED_INTERFACES and not each["unsettled"] for each in status)
+            return all(
+                each["preparedInterfaces"] == PREPARED_INTERFACES and not each["unsettled"] and not each["busy"]
+                for each in status
+            )
 
-        await eventually(quiet, "the agents have made their spare interfaces and wait for nothing")
+        await eventually(quiet, "the agents have made their spare interfaces and have nothing to do")
 
     async def lose_node(self, number: int) -> None:
         """SIGKILL for init, agent and data plane: what a power cut does. The kubelet is gone as well."""
