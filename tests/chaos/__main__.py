@@ -18,7 +18,13 @@ from collections import Counter
 from contiv.demo.cluster import DemoCluster
 from contiv.log import configure
 from tests.chaos.faults import Monkey
-from tests.chaos.invariants import assert_connectivity, assert_nothing_leaked, assert_recovered, footprint
+from tests.chaos.invariants import (
+    assert_connectivity,
+    assert_nothing_leaked,
+    assert_recovered,
+    assert_services,
+    footprint,
+)
 from tests.chaos.workload import Workload
 from tests.e2e.conftest import print_logs
 from tests.e2e.world import World
@@ -55,10 +61,11 @@ async def run(world: World, *, minutes: float, seed: int) -> None:
         await disturb(workload, monkey, pauses, seconds=min(left, ROUND_S))
         started = time.monotonic()
         await assert_recovered(world, workload)
-        asked = await assert_connectivity(world)
+        recovered_s = time.monotonic() - started
+        asked, connected = await assert_connectivity(world), await assert_services(world)
         say(
-            f"recovered in {time.monotonic() - started:.1f} s; {len(workload.pods)} pods, {len(workload.policies)}"
-            f" policies; {asked} paths as the oracle says"
+            f"recovered in {recovered_s:.1f} s; {len(workload.pods)} pods, {len(workload.policies)} policies,"
+            f" {len(workload.services)} services; {asked} paths and {connected} connections as the oracle says"
         )
     await workload.remove()
     await assert_recovered(world, workload)

@@ -17,11 +17,13 @@ from typing import Any, Final
 import msgspec
 
 from contiv.demo.api import Object
+from contiv.demo.endpoints import slices_of
 from contiv.model import keys, kube
 from contiv.model.kubewire import reduce
 from contiv.model.node import Attachment
 from contiv.store.client import Etcd
 from tests.chaos.workload import Workload
+from tests.e2e.services import gather
 from tests.e2e.world import Held, World, children, eventually
 from tests.policy import oracle
 from tests.policy.oracle import Traffic
@@ -33,6 +35,10 @@ RECOVERY_S: Final = 90.0
 TRAFFIC: Final[tuple[Traffic, ...]] = (("TCP", 80), ("TCP", 81), ("UDP", 80), ("ICMP", None))
 LINE_MAX: Final = 1 << 22
 EVENTS: Final = 50
+CONNECTIONS: Final = 3
+"""From each pod to each service; one that a policy forbids costs two seconds."""
+CLIENTS_AT_ONCE: Final = 8
+TARGET_PORT: Final = 8080
 
 
 class Footprint(msgspec.Struct, frozen=True):
@@ -63,6 +69,7 @@ async def assert_recovered(world: World, workload: Workload) -> None:
         return up == set(workload.pods) == set(pods)
 
     await eventually(running, "every pod runs, and no other", timeout_s=RECOVERY_S)
+    await eventually(lambda: _sliced(world), "endpoint slices name the pods that serve", timeout_s=RECOVERY_S)
     await eventually(lambda: _mirrored(world), "etcd equals the API server", timeout_s=RECOVERY_S)
     await eventually(lambda: _attached(world), "etcd has exactly the pods' attachments", timeout_s=RECOVERY_S)
     await _all_has_been_heard(world)
@@ -71,6 +78,21 @@ async def assert_recovered(world: World, workload: Workload) -> None:
         await eventually(
             lambda number=number: _in_sync(world, number), f"node {number} is in sync", timeout_s=RECOVERY_S
         )
+
+
+async def _sliced(world: World) -> bool:
+    """Whether every service's slices are what its selector and the pods make them."""
+    pods = await world.pods()
+    services = (await world.cluster.api.request("GET", "/api/v1/services"))["items"]
+    slices = (await world.cluster.api.request("GET", kube.ENDPOINT_SLICES.collection_path))["items"]
+    wanted = [each for service in services for each in slices_of(service, pods)]
+    managed = [each for each in slices if "endpointslice.kubernetes.io/managed-by" in each["metadata"]["labels"]]
+    return sorted(map(_served, managed)) == sorted(map(_served, wanted))
+
+
+def _served(slice_: Object) -> tuple[str, str, list[str]]:
+    meta = slice_["metadata"]
+    return meta["namespace"], meta["name"], sorted(each["addresses"][0] for each in slice_["endpoints"])
 
 
 async def _mirrored(world: World) -> bool:
@@ -159,6 +181,52 @@ async def assert_connectivity(world: World) -> int:
     return len(probes)
 
 
+async def assert_services(world: World) -> int:
+    """From every pod to every service: whoever answers serves it and may; how many connections were made.
+
+    A service all of whose pods may be reached answers each time, one without pods refuses.
+    """
+    pods, cluster = await world.pods(), await _cluster(world)
+    services = (await world.cluster.api.request("GET", "/api/v1/services"))["items"]
+    clients, refused = asyncio.Semaphore(CLIENTS_AT_ONCE), asyncio.Semaphore(1)  # VPP rations its refusals
+
+    async def ask(client: str, service: Object) -> list[str]:
+        serving = {
+            key
+            for key, thing in pods.items()
+            if key.startswith(f"{service['metadata']['namespace']}/")
+            and thing["metadata"]["labels"]["app"] == service["spec"]["selector"]["app"]
+        }
+        allowed = {key for key in serving if key == client or oracle.allowed(cluster, client, key, "TCP", TARGET_PORT)}
+        address, port = service["spec"]["clusterIP"], service["spec"]["ports"][0]["port"]
+        async with clients if serving else refused:
+            place = world.cluster.sandbox_netns(pods[client])
+            answers = await gather(world, place, address, port, count=CONNECTIONS)
+        good = {key.partition("/")[2] for key in allowed}
+        if serving != allowed:
+            good.add("timeout")
+        if not serving:
+            good = {"refused", "unreachable"}
+            if _egress_isolated(cluster, client):  # its own list drops what nobody would judge later
+                good.add("timeout")
+        return [
+            f"{client} to {service['metadata']['name']}: {answer}, not one of {sorted(good)}"
+            for answer in answers
+            if answer not in good
+        ]
+
+    ours = [each for each in services if (each["spec"].get("selector") or {}).get("app")]
+    found = await asyncio.gather(*(ask(client, service) for client in sorted(pods) for service in ours))
+    wrong = [line for lines in found for line in lines]
+    assert not wrong, "\n".join(wrong)
+    return len(found) * CONNECTIONS
+
+
+def _egress_isolated(cluster: oracle.Cluster, name: str) -> bool:
+    (pod,) = [each for each in cluster.pods if oracle.key(each) == name]
+    return any("Egress" in oracle.directions(each) and oracle.selects(each, pod) for each in cluster.policies)
+
+
 async def _cluster(world: World) -> oracle.Cluster:
     """What the API server holds, as KSR reduces it: read from etcd, which equals it."""
     stored = await world.etcd(keys.K8S)
@@ -181,12 +249,17 @@ async def _ask(prober: asyncio.subprocess.Process, command: Object) -> Any:
 async def assert_nothing_leaked(world: World, before: dict[int, Footprint]) -> None:
     """After everything was removed: each node holds what it held at the start, and no process has grown."""
     for number, was in before.items():
+        last: dict[str, list[str]] = {}
 
-        async def as_before(number: int = number, was: Footprint = was) -> bool:
-            held = await world.held(number)
-            return _essence(held) == _essence(was.held)
+        async def as_before(number: int = number, was: Footprint = was, last: dict[str, list[str]] = last) -> bool:
+            last.clear()
+            last.update(_differences(was.held, await world.held(number)))
+            return not last
 
-        await eventually(as_before, f"node {number} holds what it held", timeout_s=RECOVERY_S)
+        try:
+            await eventually(as_before, f"node {number} holds what it held", timeout_s=RECOVERY_S)
+        except AssertionError as failure:
+            raise AssertionError(f"{failure}, but for {last}") from None
         now = await footprint(world, number)
         assert now.descriptors.keys() == was.descriptors.keys(), "a process too many or too few"
         for role, count in now.descriptors.items():
@@ -200,9 +273,13 @@ async def assert_nothing_leaked(world: World, before: dict[int, Footprint]) -> N
     assert len([1 for command in children(os.getpid()).values() if " ksr " in command]) == 1
 
 
-def _essence(held: Held) -> tuple[object, ...]:
-    """Without VPP's indexes, which a restart of VPP gives anew."""
-    return (frozenset(held.interfaces), held.up, held.routes, held.links, held.host_routes)
+def _differences(was: Held, now: Held) -> dict[str, list[str]]:
+    """What is too much and too little, but for VPP's indexes, which a restart of VPP gives anew."""
+    parts = {
+        name: frozenset(getattr(was, name)) ^ frozenset(getattr(now, name))
+        for name in ("interfaces", "up", "routes", "links", "host_routes", "mappings", "lists")
+    }
+    return {name: sorted(part) for name, part in parts.items() if part}
 
 
 def _alive(thing: Object) -> bool:

@@ -1,4 +1,4 @@
-"""What users do meanwhile: pods, labels and policies that come, change and go, at random, over the API server.
+"""What users do meanwhile: pods, policies and services that come, change and go, at random, over the API server.
 
 In: a ``World``. Out: ``Workload``: ``step`` does one change and remembers what should be there, ``remove`` takes all of
 it away. A change that the API server does not answer, because it is frozen, is tried again until it is made.
@@ -15,25 +15,30 @@ from typing import Any, Final
 import aiohttp
 
 from contiv.demo.api import ApiRefusal, Object
-from tests.e2e.world import World, pod
+from tests.e2e.services import server, service
+from tests.e2e.world import World
 
 NAMESPACES: Final = ("red", "blue")
 PODS_MAX: Final = 10
 POLICIES_MAX: Final = 6
+SERVICES_MAX: Final = 5
 LABELS: Final = ("web", "db", "job")
 PORTS: Final = (80, 81)
 PATIENCE_S: Final = 60.0
 RETRY_S: Final = 0.5
+SERVICE_TYPES: Final = ("ClusterIP", "NodePort")
 POLICIES: Final = "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies"
+SERVICES: Final = "/api/v1/namespaces/{}/services"
 
 
 class Workload:
-    """The users. ``pods`` and ``policies`` are by ``namespace/name`` what should be there."""
+    """The users. ``pods``, ``policies`` and ``services`` are by ``namespace/name`` what should be there."""
 
     def __init__(self, world: World, dice: random.Random) -> None:
         self.done: Counter[str] = Counter()
         self.pods: dict[str, Object] = {}
         self.policies: dict[str, Object] = {}
+        self.services: dict[str, Object] = {}
         self._world = world
         self._api = world.cluster.api
         self._dice = dice
@@ -60,6 +65,10 @@ class Workload:
             steps += [("policy created", self._create_policy)] * 2
         if self.policies:
             steps += [("policy changed", self._change_policy), ("policy deleted", self._delete_policy)]
+        if len(self.services) < SERVICES_MAX:
+            steps += [("service created", self._create_service)]
+        if self.services:
+            steps += [("service changed", self._change_service), ("service deleted", self._delete_service)]
         name, step = self._dice.choice(steps)
         self.done[name] += 1
         await step()
@@ -68,6 +77,8 @@ class Workload:
         """Take everything away again."""
         while self.policies:
             await self._delete_policy()
+        while self.services:
+            await self._delete_service()
         while self.pods:
             await self._delete_pod()
         for name in NAMESPACES:
@@ -78,8 +89,13 @@ class Workload:
     async def _create_pod(self) -> None:
         self._number += 1
         namespace, name = self._dice.choice(NAMESPACES), f"pod-{self._number}"
-        thing = pod(name, node=self._dice.randint(1, len(self._world.cluster.nodes)), namespace=namespace)
-        thing["metadata"]["labels"] = {"app": self._dice.choice(LABELS)}
+        thing = server(
+            name,
+            node=self._dice.randint(1, len(self._world.cluster.nodes)),
+            app=self._dice.choice(LABELS),
+            ports=(8080,),
+        )
+        thing["metadata"]["namespace"] = namespace
         await self._request("POST", f"/api/v1/namespaces/{namespace}/pods", body=thing)
         self.pods[f"{namespace}/{name}"] = thing
 
@@ -152,6 +168,30 @@ class Workload:
         return (
             {"namespaceSelector": team} if kind == 1 else {"namespaceSelector": team, "podSelector": self._selector()}
         )
+
+    # ---- services ------------------------------------------------------------------------------------------
+
+    async def _create_service(self) -> None:
+        self._number += 1
+        namespace, name = self._dice.choice(NAMESPACES), f"service-{self._number}"
+        thing = service(name, app=self._dice.choice(LABELS), type=self._dice.choice(SERVICE_TYPES))
+        thing["metadata"]["namespace"] = namespace
+        await self._request("POST", SERVICES.format(namespace), body=thing)
+        self.services[f"{namespace}/{name}"] = thing
+
+    async def _change_service(self) -> None:
+        """Other pods serve from now on, on another port."""
+        key = self._dice.choice(sorted(self.services))
+        namespace, _, name = key.partition("/")
+        other = service(name, app=self._dice.choice(LABELS), port=self._dice.choice(PORTS))
+        await self._request("PATCH", f"{SERVICES.format(namespace)}/{name}", body={"spec": other["spec"]})
+        self.services[key] = other
+
+    async def _delete_service(self) -> None:
+        key = self._dice.choice(sorted(self.services))
+        namespace, _, name = key.partition("/")
+        await self._request("DELETE", f"{SERVICES.format(namespace)}/{name}", missing_is_fine=True)
+        del self.services[key]
 
     # ---- the API server ------------------------------------------------------------------------------------
 
