@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from contiv.model import kube, vpp
+from contiv.model import cnat, kube, vpp
 from contiv.model.ip import Address
 from contiv.model.service import Backend
 from contiv.service.endpoints import Choice, Slice, choose
@@ -20,6 +20,9 @@ from contiv.service.frontends import LOCAL_POLICY, Claim, Kind, NodeView
 
 REFUSING_PORT: Final = 1
 """The host answers there with a TCP reset or ICMP port unreachable: tcpmux, historic since RFC 7805."""
+
+
+Value = vpp.Value | cnat.Value
 
 
 class Answer(Enum):
@@ -69,17 +72,17 @@ class Renderer(Protocol):
         """Why the claim cannot be served, with a remedy; "" if it can."""
         ...
 
-    def node(self, node: NodeView) -> Mapping[str, vpp.Value]:
+    def node(self, node: NodeView) -> Mapping[str, Value]:
         """What stands without any service."""
         ...
 
-    def interface(self, name: str) -> tuple[str, vpp.Value]:
+    def interface(self, name: str) -> tuple[str, Value]:
         """What a pod's interface needs for its pod to be a client or a backend."""
         ...
 
     def service(
         self, service: kube.Service, claims: Iterable[Claim], slices: Sequence[Slice], node: NodeView
-    ) -> dict[str, vpp.Value]:
+    ) -> Mapping[str, Value]:
         """The keys of one service, for the claims that it holds."""
         ...
 

@@ -16,18 +16,18 @@ from typing import Final
 
 import msgspec
 
-from contiv.model import kube, vpp
+from contiv.model import cnat, kube, vpp
 from contiv.model.ip import Address
 from contiv.model.service import Frontend, FrontendKey
 from contiv.service.endpoints import Fault, Place, Slice, parse, ready_here
 from contiv.service.frontends import PROTOCOL_NAMES, Claim, Kind, NodeView, claims_of, source_ranges
 from contiv.service.hostports import pod_ports
-from contiv.service.renderer import Answer, Renderer, serving
+from contiv.service.renderer import Answer, Renderer, Value, serving
 
 Changes = dict[str, msgspec.Struct | None]
 
-ROUTES: Final = vpp.ROUTE
-"""The only keys that two services may share: the route that drops an external IP of both."""
+SHARED: Final = (vpp.ROUTE, cnat.HAIRPIN)
+"""The keys that two services may share: the route to an external IP of both, the hairpin of a pod that serves both."""
 
 
 class HealthCheck(msgspec.Struct, frozen=True):
@@ -61,7 +61,7 @@ class ServiceState:
         self._objects: dict[str, kube.EndpointSlice] = {}
         self._slices: dict[str, dict[str, Slice]] = {}
         self._claimants: dict[FrontendKey, tuple[tuple[int, str], ...]] = {}
-        self._rendered: dict[str, dict[str, vpp.Value]] = {}
+        self._rendered: dict[str, Mapping[str, Value]] = {}
         self._routes: dict[str, set[str]] = {}
         self.interfaces: frozenset[str] = frozenset()
         self._frontends: dict[FrontendKey, Frontend] = {}
@@ -347,25 +347,25 @@ class ServiceState:
             self.touched.add(name)
         return changes | added  # a key that moved from one service to another stays
 
-    def _draw(self, name: str) -> dict[str, vpp.Value]:
+    def _draw(self, name: str) -> Mapping[str, Value]:
         """Render a service, remember what came out, and answer health checks accordingly."""
         entry = self._entries.get(name)
         held = self._held(name)
         if entry is None:
-            after: dict[str, vpp.Value] = {}
+            after: Mapping[str, Value] = {}
             self._rendered.pop(name, None)
         else:
             after = self.renderer.service(entry.service, held, self._of(name), self.node)
             self._rendered[name] = after
             for key in after:
-                if key.startswith(ROUTES):
+                if key.startswith(SHARED):
                     self._routes.setdefault(key, set()).add(name)
         self._check_health(name, held)
         return after
 
     def _shared(self, key: str, name: str) -> bool:
         """Whether a key that ``name`` gives up is another service's too."""
-        if not key.startswith(ROUTES):
+        if not key.startswith(SHARED):
             return False
         users = self._routes.get(key, set())
         users.discard(name)
@@ -440,7 +440,7 @@ def _object(name: str) -> str:
     return name if name.startswith("Pod ") else f"Service {name}"
 
 
-def _difference(before: Mapping[str, vpp.Value], after: Mapping[str, vpp.Value]) -> Changes:
+def _difference(before: Mapping[str, Value], after: Mapping[str, Value]) -> Changes:
     changes: Changes = dict.fromkeys(key for key in before if key not in after)
     return changes | {key: value for key, value in after.items() if before.get(key) != value}
 
