@@ -129,14 +129,13 @@ async def test_host_ports_and_health_checks_are_answered_on_the_nodes_addresses(
         async def healthy() -> bool:
             return await told(uplinks[0]) == 200
 
-        await eventually(healthy, "the node with the endpoint is healthy", timeout_s=10)
-        assert await told(uplinks[1]) == 503
+        async def unhealthy(uplink: str) -> bool:
+            return await told(uplink) == 503
+
+        await eventually(healthy, "the node with the endpoint is healthy")
+        await eventually(lambda: unhealthy(uplinks[1]), "the node without endpoints is not")
         await world.kubectl("delete", "pod", "web-1", "--wait=true")
-
-        async def unhealthy() -> bool:
-            return await told(uplinks[0]) == 503
-
-        await eventually(unhealthy, "the node without endpoints is not", timeout_s=10)
+        await eventually(lambda: unhealthy(uplinks[0]), "the node that lost its endpoint is not either")
 
 
 async def test_a_killed_agent_changes_nothing_and_a_killed_data_plane_serves_again(build: Build) -> None:
