@@ -35,6 +35,8 @@ VXLAN_OVERHEAD: Final = 50
 """Inner Ethernet 14, outer IPv4 20, UDP 8 and VXLAN 8 bytes (RFC 7348 section 5): what the MTU of the NIC must hold."""
 STN_GRACE_MIN_S: Final = 1.0
 STN_GRACE_MAX_S: Final = 600.0
+CNAT_TIMEOUT_MAX: Final = 1092
+"""Minutes: VPP's CNAT keeps seconds in 16 bits (cnat_types.h, cnat_timestamp_t)."""
 SOCKET_PATH_MAX: Final = 107
 """Bytes of a Unix socket's path: ``sun_path`` holds 108 with its NUL (unix(7))."""
 
@@ -111,9 +113,10 @@ class Config(_Section, frozen=True, kw_only=True):
     """How long a stolen NIC may be without a working vswitch before the kernel gets it back; new here."""
     nat_external_traffic: bool = True
     """What pods send out of the cluster leaves with the node's address."""
-    service_renderer: Literal["nat44", "none"] = "nat44"
-    """What translates services: VPP's NAT44-ED, which carries TCP, UDP and ICMP alone, also between pods; or nothing:
-    no services and no source NAT, but every protocol between pods."""
+    service_renderer: Literal["nat44", "cnat", "none"] = "nat44"
+    """What translates services: VPP's NAT44-ED, which carries TCP, UDP and ICMP alone, also between pods; its CNAT, in
+    development, which has SCTP, cluster IPs of IPv6 and Maglev (docs/decisions/cnat-services.md); or nothing: no
+    services and no source NAT, but every protocol between pods."""
     service_local_endpoint_weight: int = 1
     """How many endpoints elsewhere one on the client's node counts for."""
     tcp_nat_session_timeout: int = msgspec.field(default=180, name="tcpNATSessionTimeout")
@@ -257,6 +260,8 @@ def validate(config: Config) -> None:
             "out of range",
             remedy=f"choose a number from {STN_GRACE_MIN_S:g} to {STN_GRACE_MAX_S:g}",
         )
+    if config.service_renderer == "cnat":
+        _check_cnat(config)
     networks = subnets(config.ipam_config)
     _check_families(networks)
     _check_overlaps(networks)
@@ -273,6 +278,37 @@ def validate(config: Config) -> None:
 def _check_range(key: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ConfigError(key, value, "out of range", remedy=f"choose a number from {low} to {high}")
+
+
+def _check_cnat(config: Config) -> None:
+    """Refuse what other renderers can and CNAT cannot, or what nobody has tried with it."""
+    another = "serviceRenderer: nat44 can"
+    if config.vpp.dataplane == "emulator":
+        raise ConfigError(
+            "serviceRenderer", "cnat", "the emulator has no CNAT", remedy="set vpp.dataplane to vpp, or nat44 here"
+        )
+    if config.node_to_node_transport != "vxlan":
+        raise ConfigError(
+            "nodeToNodeTransport", config.node_to_node_transport, "not with serviceRenderer cnat", remedy=another
+        )
+    if config.service_local_endpoint_weight != 1:
+        raise ConfigError(
+            "serviceLocalEndpointWeight",
+            config.service_local_endpoint_weight,
+            "CNAT (serviceRenderer) has no weights",
+            remedy=f"leave it at 1; {another}",
+        )
+    for key, minutes in (
+        ("tcpNATSessionTimeout", config.tcp_nat_session_timeout),
+        ("otherNATSessionTimeout", config.other_nat_session_timeout),
+    ):
+        if minutes > CNAT_TIMEOUT_MAX:
+            raise ConfigError(
+                key,
+                minutes,
+                "out of range for CNAT (serviceRenderer)",
+                remedy=f"choose a number up to {CNAT_TIMEOUT_MAX}; {another} keep them longer",
+            )
 
 
 def subnets(ipam: IpamConfig) -> dict[str, Network]:

@@ -31,6 +31,7 @@ from contiv.vpp.lifecycle import Sockets, choose, command, environment, is_virti
 
 log = structlog.get_logger(__name__)
 
+MINUTE_S: Final = 60
 READY_TIMEOUT_S: Final = 30.0
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 10.0
@@ -195,7 +196,14 @@ class _Dataplane(_Child):
         run_dir = Path(self._sockets.run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         devices = await pci_devices(self._config, self._node, vpp_socket=self._sockets.api)
-        (run_dir / "startup.conf").write_text(startup_conf(self._config.vpp, run_dir=str(run_dir), devices=devices))
+        conf = startup_conf(
+            self._config.vpp,
+            run_dir=str(run_dir),
+            devices=devices,
+            tcp_idle_s=self._config.tcp_nat_session_timeout * MINUTE_S,
+            other_idle_s=self._config.other_nat_session_timeout * MINUTE_S,
+        )
+        (run_dir / "startup.conf").write_text(conf)
         for path in (self._sockets.api, self._sockets.cli, self._sockets.stats):
             Path(path).unlink(missing_ok=True)
 

@@ -189,3 +189,20 @@ def test_a_process_with_a_wrong_configuration_does_not_start(command: str, tmp_p
     (line,) = ended.stderr.strip().splitlines()
     assert "ipamConfig.serviceCIDR = '10.96.0.0/12'" in line
     assert "choose networks that share no address" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("serviceRenderer: cnat\nserviceLocalEndpointWeight: 2", "serviceLocalEndpointWeight"),
+        ("serviceRenderer: cnat\nnodeToNodeTransport: nooverlay", "nodeToNodeTransport"),
+        ("serviceRenderer: cnat\ntcpNATSessionTimeout: 2000", "tcpNATSessionTimeout"),
+        ("serviceRenderer: cnat\nvpp:\n  dataplane: emulator", "serviceRenderer"),
+    ],
+)
+def test_what_cnat_cannot_is_named(text: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert caught.value.key == key
+    assert "nat44" in str(caught.value)
+    assert parse("serviceRenderer: cnat").service_renderer == "cnat"

@@ -29,6 +29,13 @@ VHOST_NET: Final = "/dev/vhost-net"
 PCI_DEVICES: Final = Path("/sys/bus/pci/devices")
 VIRTIO_VENDOR: Final = "0x1af4"
 """As sysfs shows it (OASIS virtio 1.2, section 4.1.2)."""
+CNAT_SESSIONS: Final = 1 << 18
+"""Some 370 bytes each, taken in 65,536s; every connection of a pod that serves something has one."""
+CNAT_SCAN_S: Final = 0.01
+"""0.1 ms of every 10 are the scanner's: it comes round in about a second."""
+CNAT_AGE_MAX_S: Final = (1 << 16) - 1
+"""``cnat_timestamp_t.lifetime`` has 16 bits."""
+CNAT_BUCKETS: Final = 1 << 14
 
 Dataplane = Literal["vpp", "emulator"]
 
@@ -91,13 +98,23 @@ def choose(config: VppConfig) -> tuple[Dataplane, Path | None]:
     return "vpp", prefix
 
 
-def startup_conf(config: VppConfig, *, run_dir: str, devices: Mapping[str, str] | None = None) -> str:
+def startup_conf(
+    config: VppConfig,
+    *,
+    run_dir: str,
+    devices: Mapping[str, str] | None = None,
+    tcp_idle_s: int = 180 * 60,
+    other_idle_s: int = 5 * 60,
+) -> str:
     """VPP's startup.conf. Without hugepages heap and buffers live on pages of 4 kB. ``devices`` are the PCI addresses
     of the NICs that DPDK drives, by the names that VPP is to call them.
 
     Access lists reclassify sessions: after a change of lists the next packet of whoever opened a connection is judged
     anew. Otherwise VPP clears a hundred sessions of the interface and leaves the others as they are
     (plugins/acl/sess_mgmt_node.c), so that some connections would be cut and some forbidden pings would go on.
+
+    CNAT forgets connections after ``tcp_idle_s`` and ``other_idle_s``, which no API message can tell it. Its scanner
+    reads for 0.1 ms at a time: with VPP's own sizes, once a second through 2^24 buckets, it would be hours behind.
     """
     sockets = Sockets(run_dir=run_dir)
     page = "default-hugepage" if config.hugepages else "4k"
@@ -135,6 +152,14 @@ cpu {{{workers}
 }}
 acl-plugin {{
   reclassify sessions 1
+}}
+cnat {{
+  session-max {CNAT_SESSIONS}
+  session-cleanup-timeout {CNAT_SCAN_S}
+  session-max-age {min(other_idle_s, CNAT_AGE_MAX_S)}
+  tcp-max-age {min(tcp_idle_s, CNAT_AGE_MAX_S)}
+  translation-db-buckets {CNAT_BUCKETS}
+  client-db-buckets {CNAT_BUCKETS}
 }}
 plugins {{
   plugin default {{ disable }}
