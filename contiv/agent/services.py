@@ -1,8 +1,10 @@
 """Where the service capability meets the rest of an agent: what the node is to it, and what ``netctl services`` asks.
 
 In: the live ``NetworkState``, the configuration, a connection to VPP. Out: the capability's handler and descriptors
-for the composition root, and the route ``/contiv/v1/services``: frontends, faults and, with ``?sessions``, what
-NAT44-ED translates at that moment. Sessions are read in bounded numbers: VPP stops forwarding while it lists them.
+for the composition root, and the route ``/contiv/v1/services``: frontends, faults and, with ``?sessions``, what is
+translated at that moment. Sessions are read in bounded numbers: VPP stops forwarding while it lists them. Descriptors
+are those of both kinds of translation: what an agent with another ``serviceRenderer`` left in VPP goes with the first
+resync.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from contiv.agent import cnat
 from contiv.config import Config
 from contiv.controller import Event
 from contiv.errors import VppError
@@ -24,11 +27,12 @@ from contiv.network.state import NetworkState
 from contiv.service.frontends import NodeView
 from contiv.service.handler import ServiceHandler
 from contiv.service.health import HealthServers
+from contiv.service.render_cnat import CnatRenderer
 from contiv.service.render_nat44 import Nat44Renderer
-from contiv.service.renderer import Options
+from contiv.service.renderer import Options, Renderer
 from contiv.service.state import ServiceState
 from contiv.vpp import Vpp
-from contiv.vpp.descriptors import Interfaces, nat_descriptors
+from contiv.vpp.descriptors import Interfaces, cnat_descriptors, nat_descriptors
 
 SESSIONS_MAX: Final = 10_000
 MINUTE_S: Final = 60
@@ -44,6 +48,15 @@ def options_of(config: Config) -> Options:
         tcp_session_s=config.tcp_nat_session_timeout * MINUTE_S,
         other_session_s=config.other_nat_session_timeout * MINUTE_S,
     )
+
+
+def renderer_of(config: Config, vpp: Vpp) -> Renderer:
+    """What translates services; ConfigError where the VPP that runs cannot."""
+    options = options_of(config)
+    if config.service_renderer != "cnat":
+        return Nat44Renderer(options)
+    cnat.require(vpp)
+    return CnatRenderer(options)
 
 
 def node_view(network: NetworkState, *, nat_external: bool) -> NodeView:
@@ -86,10 +99,11 @@ class Services:
     ) -> None:
         nat_external = config.nics(network.me.name).nat_external
         view = partial(node_view, network, nat_external=nat_external)
-        self.descriptors = nat_descriptors(vpp, interfaces)
+        self.descriptors = (*nat_descriptors(vpp, interfaces), *cnat_descriptors(vpp, interfaces))
         self._health = HealthServers()
         self._vpp = vpp
-        self._state = ServiceState(view(), Nat44Renderer(options_of(config)))
+        self._sessions = cnat.sessions if config.service_renderer == "cnat" else sessions
+        self._state = ServiceState(view(), renderer_of(config, vpp))
         self.handler = ServiceHandler(
             self._state, view=view, attachments=lambda: network.attachments, health=self._health, push=push
         )
@@ -107,7 +121,7 @@ class Services:
         told: dict[str, Any] = {"frontends": self._state.services(), "faults": self._state.faults()}
         if "sessions" in request.query:
             try:
-                told["sessions"] = await sessions(self._vpp)
+                told["sessions"] = await self._sessions(self._vpp)
             except VppError as error:
                 raise web.HTTPServiceUnavailable(text=str(error)) from error
         return web.Response(body=msgspec.json.encode(told), content_type="application/json")

@@ -11,6 +11,14 @@ from typing import Any
 from contiv.scheduler.descriptor import Descriptor
 from contiv.vpp.descriptors.acl import AccessLists, AclDescriptor, AclInterfaceDescriptor
 from contiv.vpp.descriptors.base import Api, Interfaces
+from contiv.vpp.descriptors.cnat import (
+    CnatHairpinDescriptor,
+    CnatHairpinsDescriptor,
+    CnatInterfaceDescriptor,
+    CnatSettingsDescriptor,
+    Listed,
+)
+from contiv.vpp.descriptors.cnat_translation import CnatTranslationDescriptor
 from contiv.vpp.descriptors.dhcp import DhcpClientDescriptor
 from contiv.vpp.descriptors.fib import FibSource, NeighbourDescriptor, RouteDescriptor, VrfDescriptor
 from contiv.vpp.descriptors.interface import InterfaceDescriptor
@@ -30,11 +38,11 @@ from contiv.vpp.descriptors.nat import (
 from contiv.vpp.descriptors.nat_mapping import NatMappingDescriptor
 from contiv.vpp.descriptors.punt import PuntRedirectDescriptor
 
-__all__ = ["Api", "FibSource", "Interfaces", "descriptors", "nat_descriptors"]
+__all__ = ["Api", "FibSource", "Interfaces", "cnat_descriptors", "descriptors", "nat_descriptors"]
 
 
 def descriptors(api: Api, interfaces: Interfaces, source: FibSource) -> tuple[Descriptor[Any, Any], ...]:
-    """One of each kind but NAT44-ED's, for one VPP."""
+    """One of each kind but those of address translation, for one VPP."""
     lists = AccessLists()
     return (
         InterfaceDescriptor(api, interfaces),
@@ -63,4 +71,16 @@ def nat_descriptors(api: Api, interfaces: Interfaces) -> tuple[Descriptor[Any, A
         NatAddressDescriptor(api),
         NatMappingDescriptor(api),
         NatIdentityDescriptor(api),
+    )
+
+
+def cnat_descriptors(api: Api, interfaces: Interfaces) -> tuple[Descriptor[Any, Any], ...]:
+    """One of each kind of CNAT's, likewise."""
+    listed = Listed(api)
+    return (
+        CnatSettingsDescriptor(api, listed),
+        CnatInterfaceDescriptor(api, interfaces),
+        CnatHairpinsDescriptor(api, listed),
+        CnatHairpinDescriptor(api, listed),
+        CnatTranslationDescriptor(api, listed),
     )
