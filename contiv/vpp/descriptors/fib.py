@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from contiv.errors import VppError
 from contiv.model import vpp as model
-from contiv.model.ip import Address
+from contiv.model.ip import Address, Network
 from contiv.scheduler.descriptor import Actual, Dependency, Descriptor
 from contiv.vpp.descriptors.base import NO_INDEX, OWNER, Api, Interfaces, from_interface, from_ip, remove
 from contiv.vpp.descriptors.layer3 import INTERFACE_DESCRIPTOR, on_interface
@@ -20,6 +20,10 @@ from contiv.vpp.descriptors.layer3 import INTERFACE_DESCRIPTOR, on_interface
 FIB_SOURCE_NAME: Final = "contiv"
 FIB_SOURCE_PRIORITY: Final = 0x7F
 """Just before the API's own source (0x80) and the CLI's (0x81), after interfaces (src/vnet/fib/fib_source.h)."""
+CNAT_SOURCE: Final = "cnat"
+"""Of the plugin's clients and services (plugins/cnat/cnat_client.c). It comes before ours."""
+ASKED_MAX: Final = 256
+"""How many routes the CLI is asked about in one resync."""
 PATH_NORMAL: Final = 0
 PATH_DROP: Final = 2
 PATH_UNREACHABLE: Final = 5
@@ -79,11 +83,20 @@ class FibSource:
                 self._number = await self._find() or await self._add()
             return self._number
 
-    async def _find(self) -> int | None:
+    async def other(self, name: str) -> int | None:
+        """The number of another source; None where VPP has none of the name."""
         for entry in await self._api.dump("fib_source"):
-            if entry.src.name == FIB_SOURCE_NAME:
+            if entry.src.name == name:
                 return int(entry.src.id)
         return None
+
+    async def holds(self, destination: Network) -> bool:
+        """Whether we have a route to exactly this destination, be it another source's that counts."""
+        told = (await self._api.call("cli_inband", cmd=f"show ip{_six(destination)} fib {destination}")).reply
+        return f"\n{destination} " in told and f"\n  {FIB_SOURCE_NAME} refs:" in told
+
+    async def _find(self) -> int | None:
+        return await self.other(FIB_SOURCE_NAME)
 
     async def _add(self) -> int:
         source = {"priority": FIB_SOURCE_PRIORITY, "id": 0, "name": FIB_SOURCE_NAME}
@@ -142,6 +155,30 @@ class RouteDescriptor(Descriptor[model.Route, None]):
                 if entry.route.src == source:
                     value = self._decode(entry.route)
                     found.append(Actual(key=model.key_of(value), value=value, metadata=None))
+        return found + await self._behind_cnat(wanted)
+
+    async def _behind_cnat(self, wanted: Mapping[str, model.Route]) -> list[Actual[model.Route, None]]:
+        """Ours among the routes of addresses that CNAT translates. VPP lists such a one as CNAT's, with our path, or
+        with that of the route that it lies in; whose it is only the debug CLI tells."""
+        number = await self._source.other(CNAT_SOURCE)
+        if number is None:
+            return []
+        rejected = [route.destination for route in wanted.values() if route.reject]
+        found, asked = [], 0
+        for version in FAMILIES:
+            table = {"table_id": 0, "is_ip6": version == 6, "name": ""}
+            for entry in await self._api.dump("ip_route_v2", src=number, table=table):
+                value = self._decode(entry.route)
+                key = model.key_of(value)
+                if key in wanted:
+                    ours = wanted[key] == value
+                elif value.reject and any(value.destination.address in each for each in rejected):
+                    ours = False
+                else:
+                    ours = asked < ASKED_MAX and await self._source.holds(value.destination)
+                    asked += 1
+                if ours:
+                    found.append(Actual(key=key, value=value, metadata=None))
         return found
 
     async def _route(self, value: model.Route) -> dict[str, Any]:
@@ -180,6 +217,10 @@ class RouteDescriptor(Descriptor[model.Route, None]):
             gateway=hop if hop.value else None,
             interface=self._interfaces.name(path.sw_if_index) or "",
         )
+
+
+def _six(destination: Network) -> str:
+    return "6" if destination.version == 6 else ""
 
 
 def _path_type(value: model.Route) -> int:
