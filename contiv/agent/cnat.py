@@ -7,6 +7,7 @@ read; ``sessions`` lists translated connections in bounded numbers, for VPP stop
 from __future__ import annotations
 
 import re
+import sys
 from collections import defaultdict
 from typing import Any, Final
 
@@ -67,7 +68,11 @@ def _session(there: Any, back: Any) -> dict[str, Any]:
 
 
 def _end(tuple_: Any, side: int) -> str:
-    """One side of a connection: 0 its source, 1 its destination."""
+    """One side of a connection: 0 its source, 1 its destination.
+
+    VPP turns the ports of a session, which are in network order already, once more (``cnat_5tuple_encode``).
+    """
     address = tuple_.addr[side]
+    port = int.from_bytes(int(tuple_.port[side]).to_bytes(2, "big"), sys.byteorder)
     shown = f"[{address}]" if address.version == 6 else str(address)
-    return f"{shown}:{tuple_.port[side]}"
+    return f"{shown}:{port}"
