@@ -8,11 +8,13 @@ snapshot. An object that cannot be decoded is logged with its key and skipped; t
 Whatever etcd tells goes to the mirror too. Without etcd the first snapshot is the mirror's; and what etcd has lost is
 kept until it is told again (``memory.py``). A kind that KSR has once reflected completely stays so, also over a start
 from the mirror; the first time that all kinds are is a resync, for handlers that would rather know nothing than half.
+They are told too when etcd is away, for as long as nothing new can be learnt.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
@@ -21,7 +23,7 @@ import structlog
 
 from contiv.agent.memory import Memory
 from contiv.agent.persistence import Persistence
-from contiv.controller.cluster import ClusterResync, ClusterState, KubeChange, NodeClaimChange
+from contiv.controller.cluster import ClusterResync, ClusterState, EtcdChange, KubeChange, NodeClaimChange
 from contiv.controller.event import Event
 from contiv.errors import StoreError
 from contiv.model import keys, kube
@@ -35,6 +37,8 @@ from contiv.store.records import Change
 log = structlog.get_logger(__name__)
 
 RETRY_S: Final = 1.0
+AWAY_S: Final = 1.0
+"""How long etcd must be out of reach to count as away: a change of endpoints takes less."""
 PLURALS: Final = frozenset(kind.plural for kind in kube.KINDS)
 
 Push = Callable[[Event], Awaitable[object]]
@@ -59,6 +63,8 @@ class Feed:
         """KSR's statuses by key, as resyncs read them."""
         self._announced: set[str] = set()
         """Plurals of kinds whose statuses came since."""
+        self._away = False
+        """Whether handlers believe that etcd is away."""
 
     async def start(self) -> None:
         """Push the first resync: etcd's state, or the mirror's when etcd cannot be read (StoreError when there is
@@ -71,12 +77,37 @@ class Feed:
 
     async def follow(self) -> None:
         """Push every change after the first resync, for ever; StoreDenied when etcd does not let us watch."""
-        if not self._read_at:
-            await self._read_again("etcd is back")
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_connection())
+            if not self._read_at:
+                await self._read_again("etcd is back")
             group.create_task(self._follow(keys.K8S, self._kube_change))
             group.create_task(self._follow(keys.NODE_IDS, self._claim_change))
             group.create_task(self._follow(keys.KSR_STATUS, lambda _: None))
+
+    async def _follow_connection(self) -> None:
+        """Tell when etcd is away, and when it is back."""
+        changed = asyncio.Event()
+        self._etcd.on_connection(lambda _: changed.set())
+        while True:
+            changed.clear()
+            if self._etcd.connected:
+                await self._tell_away(False)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(AWAY_S):
+                        await changed.wait()
+                        continue
+                await self._tell_away(True)
+            await changed.wait()
+
+    async def _tell_away(self, away: bool) -> None:
+        async with self._turn:
+            if away != self._away:
+                self._away = away
+                event = EtcdChange(away=away)
+                self._known.apply(event)
+                await self._push(event)
 
     async def _resync(self, reason: str) -> None:
         async with self._turn:
@@ -100,6 +131,7 @@ class Feed:
                 attachments=_decoded_attachments(attachments),
                 reason=reason,
                 reflected=self._plurals(),
+                away=self._away,
             )
             self._known.apply(event)
             self._read_at = {
@@ -116,6 +148,7 @@ class Feed:
         if not any(claim.name == self._node for claim in known.claims.values()):
             return False
         log.warning("etcd cannot be read, starting from the mirror", error=str(error), objects=len(known.objects))
+        self._away = True
         attachments = await self._persistence.attachments(None)
         event = ClusterResync(
             objects=known.objects,
@@ -123,6 +156,7 @@ class Feed:
             attachments=_decoded_attachments(attachments),
             reason="from the mirror: etcd does not answer",
             reflected=self._plurals(),
+            away=True,
         )
         self._known.apply(event)
         await self._push(event)

@@ -45,6 +45,15 @@ def node_view(network: NetworkState) -> NodeView:
     )
 
 
+SHOWN: Final = 3
+"""Of many pods or faults in one line."""
+
+
+def _counted(number: int, what: str, names: list[str]) -> str:
+    more = f", and {number - SHOWN} more: see netctl policies" if number > SHOWN else ""
+    return f"{number} × {what}: {', '.join(names[:SHOWN])}{more}"
+
+
 class Policies:
     """The parts of the capability, wired."""
 
@@ -57,10 +66,23 @@ class Policies:
 
     @property
     def problem(self) -> str | None:
-        """What keeps pods isolated that no policy isolates."""
-        if self.handler.state.complete:
-            return None
-        return "KSR has not reflected pods, namespaces and policies completely yet: every pod is isolated"
+        """What operators must know: who is isolated or open by want of knowledge, and which objects are wrong."""
+        state = self.handler.state
+        if not state.complete:
+            return "KSR has not reflected pods, namespaces and policies completely yet: every pod is isolated"
+        unknown = [local for local in state.locals() if local.pod is None and any(local.name)]
+        told = [
+            _counted(len(those), f"pod {what}", [f"{local.name[0]}/{local.name[1]}" for local in those])
+            for what, those in (
+                ("isolated, its object not known yet", [local for local in unknown if not local.presumed]),
+                ("open, its object not known and no policy in its namespace", [pod for pod in unknown if pod.presumed]),
+            )
+            if those
+        ]
+        faults = self.handler.faults
+        if faults:
+            told.append(_counted(len(faults), "part of an object left out", [str(fault) for fault in faults]))
+        return "; ".join(told) or None
 
     def routes(self) -> list[web.RouteDef]:
         """The one route."""

@@ -245,6 +245,12 @@ def policies(context: Context, node: str, what: str | None, own_output: str | No
     _show(context, own_output, _with_etcd(context, rows))
 
 
+def _unknown(pod: Row) -> str:
+    if pod["known"]:
+        return ""
+    return "(pod not known, presumed open)" if pod["presumed"] else " (pod not known yet)"
+
+
 def _policy_rows(told: Row, wanted: str) -> list[Row]:
     """Rows of one node's report: pods, faults, or lines."""
     if wanted == "faults":
@@ -255,7 +261,7 @@ def _policy_rows(told: Row, wanted: str) -> list[Row]:
             {
                 "pod": name,
                 "interface": pod["interface"],
-                "isolated": " ".join(pod["isolated"]) + ("" if pod["known"] else " (pod not known yet)"),
+                "isolated": " ".join(pod["isolated"]) + _unknown(pod),
                 "policies": " ".join(pod["policies"]),
                 "lines": sum(told["lists"][each] for each in (*pod["input"], *pod["output"])),
             }

@@ -1,6 +1,7 @@
 """The cluster as etcd tells it: the events that carry it and the view of it that all handlers share.
 
-``ClusterResync`` brings everything at once, ``KubeChange`` and ``NodeClaimChange`` one difference each.
+``ClusterResync`` brings everything at once, ``KubeChange`` and ``NodeClaimChange`` one difference each, ``EtcdChange``
+says whether more can be learnt at all.
 ``ClusterState`` takes them in before the handlers see them. Capabilities meet here, never in each other.
 """
 
@@ -19,7 +20,8 @@ T = TypeVar("T")
 class ClusterResync(Event, frozen=True):
     """All that etcd holds: Kubernetes objects and pod attachments by key, claims by node ID.
 
-    ``reflected`` are the kinds, by plural, of which KSR has said that nothing is missing.
+    ``reflected`` are the kinds, by plural, of which KSR has said that nothing is missing. ``away``: etcd cannot be
+    asked, it is what was known before.
     """
 
     kind: ClassVar[Kind] = Kind.FULL_RESYNC
@@ -28,6 +30,7 @@ class ClusterResync(Event, frozen=True):
     attachments: Mapping[str, Attachment]
     reason: str
     reflected: frozenset[str] = frozenset()
+    away: bool = False
 
     def describe(self) -> str:
         return f"{self.reason}: {len(self.objects)} objects, {len(self.claims)} nodes"
@@ -56,6 +59,12 @@ class NodeClaimChange(Event, frozen=True):
         return f"ID {self.id} " + (f"is {self.claim.name}" if self.claim else "is free")
 
 
+class EtcdChange(Event, frozen=True):
+    """etcd cannot be asked any more (``away``), so that nothing new is learnt of the cluster, or it can again."""
+
+    away: bool
+
+
 class ClusterState:
     """What is known of the cluster now; handlers read it, only the loop writes it."""
 
@@ -64,6 +73,7 @@ class ClusterState:
         self.claims: dict[int, NodeClaim] = {}
         self.attachments: dict[str, Attachment] = {}
         self.reflected: frozenset[str] = frozenset()
+        self.away = False
 
     def apply(self, event: Event) -> None:
         """Take in what the event says."""
@@ -73,6 +83,9 @@ class ClusterState:
                 self.claims = dict(event.claims)
                 self.attachments = dict(event.attachments)
                 self.reflected = event.reflected
+                self.away = event.away
+            case EtcdChange():
+                self.away = event.away
             case KubeChange(new=None):
                 self.objects.pop(event.key, None)
             case KubeChange(new=new) if new is not None:

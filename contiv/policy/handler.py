@@ -9,12 +9,12 @@ transaction, in no order with its interface: until it is committed a new pod tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import structlog
 
-from contiv.controller.cluster import ClusterState, KubeChange
+from contiv.controller.cluster import ClusterState, EtcdChange, KubeChange
 from contiv.controller.event import ControllerError, Event
 from contiv.controller.handler import Commit, EventHandler
 from contiv.model import kube
@@ -93,6 +93,7 @@ class PolicyHandler(EventHandler[ClusterState]):
         return True  # what is no object of ours may have changed attachments or services
 
     def resync(self, event: Event, state: ClusterState) -> Mapping[str, Value]:
+        presumed = {local.attachment for local in self.state.locals() if local.presumed}
         self.state.clear()
         self.state = PolicyState(self._view())
         self._seen = -1
@@ -100,9 +101,10 @@ class PolicyHandler(EventHandler[ClusterState]):
         if not self.state.complete:
             missing = ", ".join(sorted(JUDGED_BY - state.reflected))
             log.warning("all pods are isolated until KSR has reflected everything", missing=missing)
+        self.state.away = state.away
         self.state.load(state.objects.values())
         self._brought, self._done, self._undone = {}, {}, {}
-        self._follow_attachments(young=False)
+        self._follow_attachments(young=False, presumed=presumed)
         self._follow_services()
         self.state.settle()
         self._report_faults()
@@ -116,6 +118,8 @@ class PolicyHandler(EventHandler[ClusterState]):
                 self.state.put(new)
             case ServicesForPods():
                 self.state.grow(event.owners)
+            case EtcdChange():
+                self.state.away = event.away
             case _:
                 self.state.set_node(self._view())
                 self._brought[id(event)] = self._follow_attachments(young=True)
@@ -144,7 +148,9 @@ class PolicyHandler(EventHandler[ClusterState]):
         self._report_faults()
         return changes
 
-    def _follow_attachments(self, *, young: bool) -> dict[str, Attachment]:
+    def _follow_attachments(
+        self, *, young: bool, presumed: Collection[Attachment] = frozenset()
+    ) -> dict[str, Attachment]:
         """Take in which pods are attached now; returns the new ones."""
         present, known = self._attachments(), self.state.attachments
         self._undone = {owner: each for owner, each in self._undone.items() if present.get(owner) is each}
@@ -153,7 +159,7 @@ class PolicyHandler(EventHandler[ClusterState]):
             self.state.detach(owner)
         fresh = {owner: each for owner, each in wanted.items() if known.get(owner) != each}
         for owner, attachment in fresh.items():
-            self.state.attach(owner, attachment, young=young)
+            self.state.attach(owner, attachment, young=young, presumed=attachment in presumed)
         return fresh
 
     def _follow_services(self) -> None:
@@ -178,6 +184,11 @@ class PolicyHandler(EventHandler[ClusterState]):
         for fault in sorted(before - now):
             log.info("object mended", kind=fault.plural, object=f"{fault.namespace}/{fault.name}", field=fault.field)
 
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """What is wrong with objects, in order."""
+        return self._faults
+
     def report(self, *, lines: bool) -> dict[str, Any]:
         """What operators see: each pod's lists and the policies behind them, and what is wrong with objects.
 
@@ -195,6 +206,7 @@ class PolicyHandler(EventHandler[ClusterState]):
                 "pod": local.attachment.pod_name,
                 "interface": local.interface,
                 "known": local.pod is not None,
+                "presumed": local.presumed,
                 "isolated": [side for side, on in ((INGRESS, local.ingress), (EGRESS, local.egress)) if on is not None],
                 "policies": [f"{namespace}/{name}" for namespace, name in local.policies],
                 **bound[local.interface],

@@ -22,11 +22,23 @@ class Local:
 
     ``ingress``, ``egress``: what the direction allows; None when it is not isolated or everything is allowed.
     ``shut``: it is not known, so it reaches nothing at all, also by no service.
+    ``presumed``: it is not known and open all the same, since no policy could be known to select it.
     ``young``: the other lists that judge what it sends may not stand yet, so it uses no service.
     ``pairs``: by other local pods that may not reach everything here, their addresses with what both sides allow.
     """
 
-    __slots__ = ("addresses", "attachment", "egress", "ingress", "pairs", "pod", "policies", "shut", "young")
+    __slots__ = (
+        "addresses",
+        "attachment",
+        "egress",
+        "ingress",
+        "pairs",
+        "pod",
+        "policies",
+        "presumed",
+        "shut",
+        "young",
+    )
 
     def __init__(self, attachment: Attachment) -> None:
         self.attachment = attachment
@@ -34,6 +46,7 @@ class Local:
         self.addresses: tuple[Address, ...] = (attachment.ip,)
         self.policies: tuple[tuple[str, str], ...] = ()
         self.shut = False
+        self.presumed = False
         self.young = False
         self.ingress: acl.Allowed | None = acl.Allowed.NONE
         self.egress: acl.Allowed | None = acl.Allowed.NONE

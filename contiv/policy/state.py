@@ -9,8 +9,11 @@ change of a peer makes the policies stale that speak of it, these the pods that 
 again, and only lists whose facts changed are written again.
 
 Fails closed: an attached pod whose object is not known, or not of the same UID, is isolated in both directions, and so
-are all pods until ``complete`` says that the cluster's state is. An attachment without a pod's name is no Kubernetes
-pod, so that no policy can ever select it: it is open.
+are all pods until ``complete`` says that the cluster's state is. Two are open without their object. An attachment
+without a pod's name is no Kubernetes pod, so that no policy can ever select it. And a pod that comes while etcd is
+``away`` is *presumed* to be one that nothing selects, where its namespace is known and has, as far as is known, no
+policy: nobody could say more for as long as etcd is away, and known pods run on by the same knowledge. It stays open
+until its object is known or its namespace has a policy.
 """
 
 from __future__ import annotations
@@ -80,6 +83,7 @@ class PolicyState:
         self._ips: tuple[str, ...] = ()
         """The addresses that the node's object tells."""
         self._complete = False
+        self._away = False
         self._policies: dict[PolicyKey, Policy] = {}
         self._subjects: dict[str, SelectorIndex[PolicyKey]] = {}
         self._active: dict[PolicyKey, Active] = {}
@@ -110,6 +114,17 @@ class PolicyState:
             self._stale.update(self._locals.values())
 
     @property
+    def away(self) -> bool:
+        """Whether nothing new can be learnt of the cluster."""
+        return self._away
+
+    @away.setter
+    def away(self, away: bool) -> None:
+        if away != self._away:
+            self._away = away
+            self._stale.update(local for local in self._locals.values() if local.pod is None)
+
+    @property
     def policy_count(self) -> int:
         """How many policies the cluster has."""
         return len(self._policies)
@@ -138,6 +153,7 @@ class PolicyState:
                 self._put_policy(value)
             case kube.Namespace():
                 self.index.put_namespace(value.name, value.labels)
+                self._doubt(value.name)
             case kube.Node(name=self._base.name):
                 self._put_node(value.ips)
             case _:
@@ -152,6 +168,7 @@ class PolicyState:
                 self._remove_policy((value.namespace, value.name))
             case kube.Namespace():
                 self.index.put_namespace(value.name, None)
+                self._doubt(value.name)
             case kube.Node(name=self._base.name):
                 self._put_node(())
             case _:
@@ -222,11 +239,12 @@ class PolicyState:
         """The attachments that are known, by owner."""
         return {owner: local.attachment for owner, local in self._locals.items()}
 
-    def attach(self, owner: str, attachment: Attachment, *, young: bool = False) -> None:
-        """A pod has an interface here. ``young``: it gets it in the transaction that is under way."""
+    def attach(self, owner: str, attachment: Attachment, *, young: bool = False, presumed: bool = False) -> None:
+        """A pod has an interface here. ``young``: it gets it in the transaction that is under way. ``presumed``: it
+        was that before a resync."""
         self.detach(owner)
         local = self._locals[owner] = Local(attachment)
-        local.young = young
+        local.young, local.presumed = young, presumed
         self._named.setdefault(local.name, []).append(local)
         self._homes.setdefault(attachment.pod_namespace, set()).add(local)
         self._heard.add(local)
@@ -306,6 +324,7 @@ class PolicyState:
         for local in self._homes.get(policy.namespace, ()):
             if local.pod is not None and policy.subject.matches(local.pod.labels):
                 self._stale.add(local)
+        self._doubt(policy.namespace)
 
     def _remove_policy(self, key: PolicyKey) -> None:
         policy = self._policies.pop(key, None)
@@ -314,6 +333,11 @@ class PolicyState:
         self._unshelve(policy)
         if key in self._active:
             self._stale |= self._active[key].subjects
+        self._doubt(policy.namespace)
+
+    def _doubt(self, namespace: str) -> None:
+        """What is presumed of the pods of a namespace may be otherwise now."""
+        self._stale.update(local for local in self._homes.get(namespace, ()) if local.pod is None)
 
     def _unshelve(self, policy: Policy) -> None:
         shelf = self._subjects.get(policy.namespace)
@@ -380,16 +404,16 @@ class PolicyState:
     def _judge(self, local: Local, unions: dict[tuple[acl.Allowed, ...], acl.Allowed]) -> None:
         """What policies allow a pod now."""
         pod = local.pod
-        shut = any(local.name) and (pod is None or not self._complete)
+        local.presumed = pod is None and any(local.name) and self._presume(local)
+        shut = any(local.name) and not local.presumed and (pod is None or not self._complete)
         if shut != local.shut:
             local.shut = shut
             local.young = not shut
             self._spoke.add(local)
-        if not any(local.name):
-            self._allow(local, None, None)
-        elif pod is None or shut:
+        if pod is None or shut:
+            everything = None if not shut else acl.Allowed.NONE
             self._select(local, ())
-            self._allow(local, acl.Allowed.NONE, acl.Allowed.NONE)
+            self._allow(local, everything, everything)
         else:
             shelf = self._subjects.get(pod.namespace)
             self._select(local, tuple(sorted(shelf.matching(pod.labels))) if shelf is not None else ())
@@ -397,6 +421,13 @@ class PolicyState:
             into = tuple(each.ingress(pod, self._members) for each in those if INGRESS in each.sets)
             out = tuple(each.egress(self._members) for each in those if EGRESS in each.sets)
             self._allow(local, _union(into, unions), _union(out, unions))
+
+    def _presume(self, local: Local) -> bool:
+        """Whether a pod whose object is not known is taken for one that no policy selects."""
+        namespace = local.attachment.pod_namespace
+        home = self.index.namespaces.get(namespace)
+        quiet = home is not None and home.labels is not None and not self._subjects.get(namespace)
+        return self._complete and quiet and (local.presumed or self._away)
 
     def _allow(self, local: Local, ingress: acl.Allowed | None, egress: acl.Allowed | None) -> None:
         if ingress != local.ingress:

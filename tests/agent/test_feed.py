@@ -305,9 +305,24 @@ async def test_a_start_without_etcd_is_a_start_from_the_mirror(tmp_path: Path) -
             assert after.state.objects == before.state.objects
             assert after.state.claims == before.state.claims
             assert set(after.state.attachments) == {attachment(7)[0]}
+            assert after.state.away
             await server.restart()
             await etcd.write(dict([namespace("d")]))
-            await after.until(lambda: "d" in names(after))
+            await after.until(lambda: "d" in names(after) and not after.state.away)
+
+
+async def test_it_is_told_when_etcd_is_away_and_when_it_is_back(
+    etcd: Etcd, server: EmbeddedEtcd, tmp_path: Path
+) -> None:
+    agent = Agent()
+    async with following(etcd, agent, tmp_path):
+        await server.kill()
+        await agent.until(lambda: agent.state.away)
+        await server.start()
+        await agent.until(lambda: not agent.state.away)
+        await etcd.write(dict([namespace("after")]))
+        await agent.until(lambda: names(agent) == {"after"})
+    assert agent.resyncs == 1
 
 
 async def test_a_node_that_the_mirror_does_not_know_cannot_start_without_etcd(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from contiv.demo.api import Object
+from contiv.demo import probe
+from contiv.demo.api import Object, key_of
 from contiv.model import keys
 from tests.e2e.conftest import Build
 from tests.e2e.world import AGENT, World, address, eventually
@@ -48,29 +49,87 @@ async def restart_agent(world: World, number: int) -> Any:
     return await world.rest_when_back(number, "status")
 
 
+GUARDED = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: guarded}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: some-pods, namespace: guarded}
+spec:
+  podSelector: {matchLabels: {app: nobody}}
+  policyTypes: [Ingress, Egress]
+"""
+"""A namespace with a policy, which selects none of the test's pods; but only their objects tell."""
+
+
 async def test_pods_come_and_go_while_etcd_is_away(build: Build) -> None:
+    """Without etcd nobody can say which labels a new pod has: where its namespace has no policy it talks at once, where
+    it has one the pod is isolated until it is known."""
     async with build(2) as world:
         stays = [await world.create_pod(f"stays-{number}", node=number) for number in (1, 2)]
         await world.create_pod("goes", node=1)
+        await world.kubectl("apply", "-f", "-", stdin=GUARDED)
+        await eventually(lambda: knows_policies(world, 1), "the agents know the policy")
         server = world.cluster.etcd_server
         await server.kill()
         comes = [await world.create_pod(f"comes-{number}", node=number) for number in (1, 2)]
+        for new in comes:  # the agents take etcd for gone after a second
+            await world.first_reply(new, stays[0] if new is comes[1] else stays[1])
         await world.kubectl("delete", "pod", "goes", "--wait=true")
         await world.assert_mesh([*stays, *comes])
+        shut = await world.create_pod("shut", node=1, namespace="guarded")
+        await isolated(world, shut, stays)
         status = await world.rest(1, "status")
         assert "not written yet" in status["problems"]["etcd"]
+        assert "open, its object not known and no policy in its namespace: default/comes-1" in told(status)
+        assert "isolated, its object not known yet: guarded/shut" in told(status)
 
         await restart_agent(world, 1)  # it knows its ID and its pods from the mirror
         await world.assert_mesh([*stays, *comes])
         comes.append(await world.create_pod("later", node=1))
+        await world.first_reply(comes[-1], stays[1])
         await world.assert_mesh([*stays, *comes])
+        await isolated(world, shut, stays)
 
-        await server.start()
         pods = [*stays, *comes]
-        await eventually(lambda: agree(world, pods), "etcd has the attachments", timeout_s=KSR_BACK_S)
-        await eventually(world.mirrors_kubernetes, "etcd equals the API server", timeout_s=KSR_BACK_S)
-        assert "etcd" not in (await world.rest(1, "status"))["problems"]
-        await world.assert_mesh(pods)
+        async with world.steady_pings([(comes[0], [stays[1]]), (comes[1], [stays[0]])], period_s=0.02) as finish:
+            await server.start()
+            everyone = [*pods, shut]
+            await eventually(lambda: agree(world, everyone), "etcd has the attachments", timeout_s=KSR_BACK_S)
+            await eventually(world.mirrors_kubernetes, "etcd equals the API server", timeout_s=KSR_BACK_S)
+            await world.first_reply(shut, stays[1])
+            steady = await finish()
+        assert sum(steady.lost.values()) == 0, steady
+        await eventually(lambda: quiet(world), "the agents have no problem left")
+        await world.assert_mesh(everyone)
+
+
+def told(status: Any) -> str:
+    """What an agent says of policies."""
+    return str(status["problems"].get("policies", ""))
+
+
+async def quiet(world: World) -> bool:
+    """Whether no agent has anything to complain of."""
+    return not any([(await world.rest(node.number, "status"))["problems"] for node in world.cluster.nodes])
+
+
+async def knows_policies(world: World, count: int) -> bool:
+    """Whether every agent knows so many."""
+    return all([(await world.rest(node.number, "policies"))["policies"] == count for node in world.cluster.nodes])
+
+
+async def isolated(world: World, pod: Object, others: list[Object]) -> None:
+    """No ping gets through, in either direction, and the pod's own node does reach it."""
+    pairs = [*((pod, other) for other in others), *((other, pod) for other in others)]
+    answers = await asyncio.gather(*(world.ping(source, target, count=2) for source, target in pairs))
+    for (source, target), pings in zip(pairs, answers, strict=True):
+        assert not pings.times_s, f"{key_of(source)} to {key_of(target)}"
+    node = world.node(int(pod["spec"]["nodeName"].removeprefix("node-")))
+    reply = await probe.first_reply(world.cluster.workers, node.netns, address(pod), timeout_s=10.0)
+    assert reply is not None, f"{key_of(pod)}: its own node always reaches it"
 
 
 async def test_an_emptied_etcd_costs_no_packet_and_no_two_nodes_share_a_subnet(build: Build) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from contiv.controller.cluster import ClusterResync, ClusterState, KubeChange
+from contiv.controller.cluster import ClusterResync, ClusterState, EtcdChange, KubeChange
 from contiv.controller.event import Event, FullResync
 from contiv.controller.handler import Commit
 from contiv.fastpath import acl
@@ -185,6 +185,26 @@ async def test_a_pod_that_becomes_known_reaches_services_only_one_transaction_la
     assert not ask()
     await world.commit()
     assert ask()
+
+
+async def test_pods_that_came_while_etcd_was_away_stay_open_over_the_resync_when_it_is_back() -> None:
+    world = World(kube.Namespace(name="a"), kube.Namespace(name="b"), policy("p", namespace="b", ingress=()))
+    world.tell(EtcdChange(away=True))
+    world.attach("web", 2)
+    other = attachment(pod("shut", 3, namespace="b"))
+    assert other is not None
+    world.attachments["shut"] = other
+    world.tell(Add("shut"))
+    await world.commit()
+    for _ in range(2):  # an agent that starts from its mirror; etcd that is back
+        assert world.lists() == vpp.AclInterface(interface="a-web")
+        assert world.lists("vpp/acl-interface/b-shut").input
+        told = {each["pod"]: (each["known"], each["presumed"]) for each in world.handler.report(lines=False)["pods"]}
+        assert told == {"web": (False, True), "shut": (False, False)}
+        world.resync(*world.state.objects.values())
+    world.resync(*cluster())
+    assert world.lists() == vpp.AclInterface(interface="a-web")
+    assert not any(each["presumed"] for each in world.handler.report(lines=False)["pods"])
 
 
 def test_a_revert_of_an_event_that_attached_nothing_takes_nothing_back() -> None:

@@ -343,6 +343,62 @@ def test_all_pods_are_isolated_until_the_cluster_is_known_completely() -> None:
     assert node.state.lists["a-web"] == OPEN
 
 
+def away(*things: kube.KubeObject) -> Node:
+    """A node that knows these objects, has an unknown pod ``a/web``, and hears of nothing more."""
+    node = Node()
+    for thing in things:
+        node.put(thing)
+    here = attachment(pod("web", 2))
+    assert here is not None
+    node.state.attach(here.container_id, here)
+    node.settle()
+    assert isolated(node, "a-web"), "in the ordinary course its object is waited for"
+    node.state.away = True
+    node.settle()
+    return node
+
+
+HOME = kube.Namespace(name="a")
+
+
+def test_a_pod_that_comes_while_nothing_can_be_learnt_is_open_where_no_policy_is_known() -> None:
+    node = away(HOME, kube.Namespace(name="b"), policy("p", namespace="b", ingress=()))
+    assert node.state.lists["a-web"] == OPEN
+    node.state.away = False
+    assert node.settle() == set(), "what runs goes on until its object is known"
+    node.put(policy("p", ingress=()))
+    node.settle()
+    assert isolated(node, "a-web")
+    node.remove(policy("p"))
+    node.settle()
+    assert isolated(node, "a-web"), "its object can be waited for again"
+    node.put(pod("web", 2))
+    node.settle()
+    assert node.state.lists["a-web"] == OPEN
+
+
+@pytest.mark.parametrize(
+    "things",
+    [
+        (HOME, policy("p", ingress=())),
+        (HOME, policy("p", subject=labelled(app="db"), ingress=())),
+        (kube.Namespace(name="b"),),
+    ],
+    ids=["a policy for all", "a policy that may select it", "a namespace never heard of"],
+)
+def test_a_pod_that_comes_while_nothing_can_be_learnt_is_isolated_elsewhere(
+    things: tuple[kube.KubeObject, ...],
+) -> None:
+    assert isolated(away(*things), "a-web")
+
+
+def test_a_pod_is_isolated_while_nothing_can_be_learnt_and_the_cluster_is_not_known_completely() -> None:
+    node = away(HOME)
+    node.state.complete = False
+    node.settle()
+    assert isolated(node, "a-web")
+
+
 @pytest.mark.parametrize(
     ("attached", "object_", "known"),
     [
