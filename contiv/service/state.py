@@ -111,7 +111,7 @@ class ServiceState:
         if service is not None:
             self._entries[name] = self._enter(name, service)
             claims = self._entries[name].claims
-        return self._reclaim(name, before.claims if before else (), claims)
+        return self._redraw(sorted(self._reclaim(name, before.claims if before else (), claims)))
 
     def pod_changed(self, pod: kube.Pod, *, gone: bool = False) -> Changes:
         """A pod came, changed or left; what counts are host ports of those on this node."""
@@ -151,8 +151,7 @@ class ServiceState:
             for name, entry in list(self._entries.items()):
                 if entry.service.type != "ClusterIP" or entry.service.external_ips:
                     self._entries[name] = self._enter(name, entry.service)
-                    changes |= self._reclaim(name, entry.claims, self._entries[name].claims)
-                    concerned.discard(name)
+                    concerned |= self._reclaim(name, entry.claims, self._entries[name].claims)
         return changes | self._redraw(sorted(concerned & self._entries.keys()))
 
     def interfaces_changed(self, interfaces: Collection[str]) -> Changes:
@@ -314,12 +313,13 @@ class ServiceState:
                 self._claimants.pop(claim.key, None)
         return winners - {name}
 
-    def _reclaim(self, name: str, old: tuple[Claim, ...], new: tuple[Claim, ...]) -> Changes:
+    def _reclaim(self, name: str, old: tuple[Claim, ...], new: tuple[Claim, ...]) -> set[str]:
+        """Replace a service's claims; returns the services that mean something else now."""
         touched = {name}
         if old != new:
             touched |= self._disclaim(name, set(old) - set(new))
             touched |= self._claim(name, new)
-        return self._redraw(sorted(touched))
+        return touched
 
     def _held(self, name: str) -> list[Claim]:
         """The claims of a service that nobody with a better one has taken; of its own equals the first."""
@@ -336,16 +336,26 @@ class ServiceState:
     def _redraw(self, names: Iterable[str]) -> Changes:
         changes: Changes = {}
         added: Changes = {}
+        lost: Changes = {}
         for name in names:
             before = self._rendered.get(name, {})
             after = self._draw(name)
             for key in before:
                 if key not in after and not self._shared(key, name):
                     changes[key] = None
-            added |= {key: value for key, value in after.items() if before.get(key) != value}
+                    lost[key] = before[key]
+            added |= {
+                key: value
+                for key, value in after.items()
+                if before.get(key) != value and not (key.startswith(SHARED) and len(self._routes[key]) > 1)
+            }
             self._unshown.add(name)
             self.touched.add(name)
-        return changes | added  # a key that moved from one service to another stays
+        for key in changes.keys() & added.keys():  # moved from one service to another: it stays
+            del changes[key]
+            if added[key] == lost[key]:
+                del added[key]
+        return changes | added
 
     def _draw(self, name: str) -> Mapping[str, Value]:
         """Render a service, remember what came out, and answer health checks accordingly."""

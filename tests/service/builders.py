@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from contiv.model import kube
 from contiv.model.ip import Address, Network
 from contiv.service.frontends import NodeView
 from contiv.service.render_nat44 import Nat44Renderer
-from contiv.service.renderer import Options
+from contiv.service.renderer import Options, Renderer
 from contiv.service.state import ServiceState
 
 NODE: Final = NodeView(
@@ -70,10 +71,13 @@ def key_of(each: kube.EndpointSlice) -> str:
 
 
 def state(
-    *objects: kube.Service | kube.EndpointSlice, node: NodeView = NODE, options: Options | None = None
+    *objects: kube.Service | kube.EndpointSlice,
+    node: NodeView = NODE,
+    options: Options | None = None,
+    renderer: Callable[[Options], Renderer] = Nat44Renderer,
 ) -> tuple[ServiceState, dict[str, Any]]:
     """A state that holds the objects, and what it wants of VPP."""
-    made = ServiceState(node, Nat44Renderer(options or Options()))
+    made = ServiceState(node, renderer(options or Options()))
     desired = made.replace(
         [each for each in objects if isinstance(each, kube.Service)],
         {key_of(each): each for each in objects if isinstance(each, kube.EndpointSlice)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from contiv.model import kube, vpp
 from contiv.model.ip import Address, Network
 from contiv.model.service import Backend
+from contiv.service.render_cnat import CnatRenderer
 from contiv.service.render_nat44 import Nat44Renderer
-from contiv.service.renderer import Options
+from contiv.service.renderer import Options, Renderer
 from contiv.service.state import ServiceState
 from tests.service.builders import NODE, endpoint, key_of, port, service, slice_, state
 
@@ -482,12 +484,13 @@ events = st.lists(
 class World:
     """The objects as they are, and the keys as the changes made them."""
 
-    def __init__(self) -> None:
+    def __init__(self, renderer: Callable[[Options], Renderer] = Nat44Renderer) -> None:
+        self.renderer = renderer
         self.services: dict[str, kube.Service] = {}
         self.slices: dict[str, kube.EndpointSlice] = {}
         self.view, self.node = NODE, None
         self.pod: kube.Pod | None = None
-        self.held, self.keys = state()
+        self.held, self.keys = state(renderer=renderer)
 
     def play(self, kind: str, value: Any) -> None:
         """One event, into the objects and the state."""
@@ -520,7 +523,7 @@ class World:
 
     def fresh(self) -> tuple[ServiceState, dict[str, Any]]:
         """A state that was told everything at once."""
-        made = ServiceState(self.view, Nat44Renderer(Options()))
+        made = ServiceState(self.view, self.renderer(Options()))
         keys = made.replace(
             self.services.values(),
             self.slices,
@@ -532,10 +535,13 @@ class World:
         return made, dict(keys)
 
 
+@pytest.mark.parametrize("renderer", [Nat44Renderer, CnatRenderer])
 @settings(max_examples=150, deadline=None)
-@given(events)
-def test_any_order_of_events_ends_where_a_fresh_start_does(played: list[tuple[str, Any]]) -> None:
-    world = World()
+@given(played=events)
+def test_any_order_of_events_ends_where_a_fresh_start_does(
+    renderer: Callable[[Options], Renderer], played: list[tuple[str, Any]]
+) -> None:
+    world = World(renderer)
     for kind, value in played:
         world.play(kind, value)
         if value and kind == "slice":
@@ -548,10 +554,11 @@ def test_any_order_of_events_ends_where_a_fresh_start_does(played: list[tuple[st
     assert world.held.health == made.health
 
 
+@pytest.mark.parametrize("renderer", [Nat44Renderer, CnatRenderer])
 @settings(max_examples=60, deadline=None)
-@given(events)
-def test_deleted_services_leave_nothing(played: list[tuple[str, Any]]) -> None:
-    world = World()
+@given(played=events)
+def test_deleted_services_leave_nothing(renderer: Callable[[Options], Renderer], played: list[tuple[str, Any]]) -> None:
+    world = World(renderer)
     for kind, value in played:
         world.play(kind, value)
     for name in NAMES:
@@ -560,7 +567,7 @@ def test_deleted_services_leave_nothing(played: list[tuple[str, Any]]) -> None:
         world.play("no slice", number)
     world.play("pod", 0)
     world.play("node", (NODE, None))
-    assert world.keys == state()[1]
+    assert world.keys == state(renderer=renderer)[1]
     assert not world.held.frontends()
     assert not world.held.health
     assert not world.held.faults()
