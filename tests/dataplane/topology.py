@@ -252,7 +252,7 @@ async def clean(vpp: contiv.vpp.Vpp) -> None:
         await vpp.call("acl_del", acl_index=entry.acl_index)
 
 
-async def until(check: Callable[[], Any], *, timeout_s: float = 3.0) -> Any:
+async def until(check: Callable[[], Any], *, timeout_s: float = 30.0) -> Any:
     """The first true result of an async ``check``, asked again and again."""
     async with asyncio.timeout(timeout_s):
         while not (found := await check()):

@@ -29,13 +29,16 @@ MARK = 250
 """A protocol number that nobody uses."""
 NEW = 0xFFFFFFFF
 ETH_P_ALL = 3
-MARK_S = 3.0
-ATTEMPTS = 15
+MARK_S = 30.0
+ATTEMPTS = 150
 GATEWAY4, GATEWAY6 = "10.1.1.1", "2001:db8:1::1"
 ANY4, ANY6 = "0.0.0.0/0", "::/0"
 ANY_PORT = (0, 65535)
 TOKEN = b"0123456789abcdef"
 _ACTIVE = re.compile(r"Sessions active: add \d+ - deact \d+ = (\d+)")
+_SWEEPS = re.compile(r"(\d+): delete_by_sw_index events")
+_SWEEPING = re.compile(r"clear in progress: [^0]")
+_ANEW = "Reclassify sessions: 1"
 
 
 class End:
@@ -118,6 +121,8 @@ class World:
         self.lender = NO_INDEX
         self._marks = count(1)
         self._mark_list = NEW
+        self._members: dict[str, tuple[int, frozenset[int], frozenset[int]]] = {}
+        """The lists of each end, and the index of its interface."""
 
     async def build(self, node: Node) -> None:
         """Once for a data plane; packets cross when this returns."""
@@ -145,14 +150,35 @@ class World:
         return int(reply.acl_index)
 
     async def apply(self, end: End, *, input: list[int] | None = None, output: list[int] | None = None) -> None:
-        """Set the lists of an end, behind the one that lets marks pass."""
+        """Set the lists of an end, behind the one that lets marks pass.
+
+        Returns when the sessions that other lists forget are forgotten: VPP answers before (its cleaner is a process of
+        its own, sess_mgmt_node.c), and a session that a packet makes in between would be forgotten too.
+        """
         if self._mark_list == NEW:
             self._mark_list = await self.acl(rule(PERMIT, proto=MARK), rule(PERMIT, ANY6, ANY6, proto=MARK), tag="mark")
         inputs, outputs = ([self._mark_list, *lists] if lists else [] for lists in (input or [], output or []))
-        lists = inputs + outputs
+        lists, members = inputs + outputs, (end.index, frozenset(inputs), frozenset(outputs))
+        before = await self.cli("show acl-plugin sessions")
         await self.vpp.call(
             "acl_interface_set_acl_list", sw_if_index=end.index, count=len(lists), n_input=len(inputs), acls=lists
         )
+        if self._members.get(end.name, (end.index, frozenset(), frozenset())) != members and _ANEW not in before:
+            await self._swept(before)
+        self._members[end.name] = members
+
+    async def _swept(self, before: str) -> None:
+        """Wait until the cleaner has seen a change since ``before``, which its report was then."""
+        seen = _SWEEPS.search(before)
+        if seen is None:
+            return  # the emulator sweeps before the next packet
+
+        async def check() -> bool:
+            now = await self.cli("show acl-plugin sessions")
+            count = _SWEEPS.search(now)
+            return count is not None and int(count[1]) > int(seen[1]) and _SWEEPING.search(now) is None
+
+        await until(check, timeout_s=MARK_S)
 
     async def clean(self) -> None:
         """No lists, no sessions, usual timeouts."""
