@@ -267,7 +267,8 @@ class NatMapping(_Value, frozen=True, kw_only=True):
 
     ``protocol`` is IP's number. ``backends`` are ``vl_api_nat44_lb_addr_port_t`` records in wire layout,
     ``NAT_LOCAL_SIZE`` bytes each (address, port, weight, VRF), sorted, never empty, at most ``NAT_BACKENDS_MAX``, with
-    weights of at least 1 that sum up to ``NAT_WEIGHT_MAX`` at most. ``affinity_s`` is how long
+    weights that sum up to 1 at least and ``NAT_WEIGHT_MAX`` at most; those of weight 0 keep the connections that they
+    have and get no new ones. ``affinity_s`` is how long
     a client keeps its backend, 0 for not at all. ``hide_client``: the backend sees the twice-NAT address always
     (twice-NAT), else only where it is its own client (self-twice-NAT). ``label`` says whose it is, for dumps.
     """

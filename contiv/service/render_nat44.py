@@ -16,6 +16,10 @@ Backends weigh 2 each instead of 1 where that many fit. VPP draws from a linear 
 (vppinfra/random.h, random_u32) whose lowest bit alternates, and takes a second number for the port of a client that
 it hides: of two backends with weight 1 such clients always met the same one.
 
+Endpoints that still serve while they end, and are not chosen, stay in the mapping with weight 0: their connections go
+on, and end when the endpoint leaves its slice. Affinity knows backends by their place, so that such services do
+without.
+
 NAT44-ED knows no ports of SCTP (nat44_ed_is_unk_proto in nat44_ed_inlines.h) and no IPv6: such claims are refused
 with a fault.
 """
@@ -99,7 +103,8 @@ class Nat44Renderer:
             kind = (claim.index, claim.kind == Kind.CLUSTER_IP)
             if kind not in known:
                 answer = serving(service, claim, slices, node)
-                known[kind] = (answer, self._records(answer, node))
+                records = self._records(answer, node)
+                known[kind] = (answer, records if affinity_s else _with_draining(records, answer))
             answer, records = known[kind]
             if answer.answer is Answer.SERVE or (answer.answer is Answer.REFUSE and claim.kind != Kind.CLUSTER_IP):
                 address, port, protocol = claim.address, claim.port, claim.protocol
@@ -145,6 +150,27 @@ def _drops(claim: Claim, node: NodeView) -> bool:
     """Whether a route can drop the claim's traffic: a node's own address has other uses, and VPP answers nothing on
     a port of it that nobody has."""
     return claim.kind not in (Kind.NODE_PORT, Kind.HEALTH_CHECK) and not node.belongs_to_nodes(claim.address)
+def _with_draining(records: bytes, answer: Serving) -> bytes:
+    """The backends, and with weight 0 those that end and are not among them, as far as there is room."""
+    _, want = answer.choice
+    if not want & READY or all(not kind & DRAINING for part in answer.parts for kind in part.slice.kinds):
+        return records
+    draining = DRAINING | want & LOCAL
+    ending = hashing.pack_backends(
+        [(part.slice.addresses, part.slice.flags, part.port) for part in answer.parts], draining, draining
+    )
+    found = {records[at : at + WEIGHT_AT]: records[at : at + vpp.NAT_LOCAL_SIZE] for at in _starts(records)}
+    for at in _starts(ending):
+        if len(found) < vpp.NAT_BACKENDS_MAX:
+            idle = ending[at : at + WEIGHT_AT] + bytes(1) + ending[at + WEIGHT_AT + 1 : at + vpp.NAT_LOCAL_SIZE]
+            found.setdefault(ending[at : at + WEIGHT_AT], idle)
+    return b"".join(found[key] for key in sorted(found))
+
+
+def _starts(records: bytes) -> range:
+    return range(0, len(records), vpp.NAT_LOCAL_SIZE)
+
+
 
 
 def _doubled(records: bytes) -> bytes:

@@ -94,19 +94,19 @@ class Bench:
         for pod in self.pods.values():
             await self.node.unveth(pod.link)
 
-    async def service(self, weights: Mapping[str, int], **fields: Any) -> None:
+    async def service(self, weights: Mapping[str, int], vip: str = VIP, **fields: Any) -> None:
         """Program the service with these backends; none: take it away."""
-        value = _mapping(weights, **fields)
+        value = _mapping(weights, vip, **fields)
         outcome = await self.scheduler.commit(Txn({model.key_of(value): value if weights else None}))
         outcome.raise_for_errors()
 
-    async def connect(self, source: str = CLIENT) -> Connection:
+    async def connect(self, source: str = CLIENT, vip: str = VIP) -> Connection:
         """A new connection to the service from a pod."""
         netns = self.pods[source].netns
         sock = await self.node.inside(netns, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         sock.setblocking(False)
         async with asyncio.timeout(WAIT_S):
-            await asyncio.get_running_loop().sock_connect(sock, (VIP, PORT))
+            await asyncio.get_running_loop().sock_connect(sock, (vip, PORT))
             reader, writer = await asyncio.open_connection(sock=sock)
             name, seen = (await reader.readline()).decode().split()
         connection = Connection(reader, writer, name, seen)
@@ -164,11 +164,12 @@ def _layout(pods: Iterable[Pod]) -> list[Value]:
     return values
 
 
-def _mapping(weights: Mapping[str, int], **fields: Any) -> model.NatMapping:
+def _mapping(weights: Mapping[str, int], vip: str, **fields: Any) -> model.NatMapping:
     tail = TARGET.to_bytes(2, "big")
     records = (Address.parse(text).packed + tail + bytes((weight, 0, 0, 0, 0)) for text, weight in weights.items())
+    fields = {"label": "t/s", **fields}
     return model.NatMapping(
-        address=Address.parse(VIP), port=PORT, protocol=TCP, backends=b"".join(sorted(records)), label="t/s", **fields
+        address=Address.parse(vip), port=PORT, protocol=TCP, backends=b"".join(sorted(records)), **fields
     )
 
 
@@ -229,6 +230,56 @@ async def test_connections_of_a_backend_that_goes_end_with_their_sessions(bench:
     await bench.service({})
     assert await bench.sessions(GREEN) == 0
     assert await bench.vpp.dump("nat44_lb_static_mapping") == []
+
+
+async def test_a_backend_that_drains_keeps_its_connections_until_it_goes(bench: Bench) -> None:
+    await bench.service({RED: 1, GREEN: 1, BLUE: 1})
+    held = [await bench.connect() for _ in range(15)]
+    assert {connection.server for connection in held} == {"red", "green", "blue"}
+    for weights in ({RED: 0, GREEN: 1, BLUE: 1}, {RED: 0, GREEN: 2, BLUE: 0}, {RED: 0, GREEN: 2, BLUE: 5}):
+        await bench.service(weights)
+        names = {SERVERS[address] for address, weight in weights.items() if weight}
+        assert set(await bench.answers(20)) == names
+        assert all(await asyncio.gather(*(connection.alive() for connection in held))), weights
+        read = await bench.scheduler.commit(Txn({}, resync=Resync.DOWNSTREAM))
+        assert read.plan.empty
+    await bench.service({GREEN: 2, BLUE: 5})
+    assert await bench.sessions(RED) == 0
+    alive = await asyncio.gather(*(connection.alive() for connection in held))
+    assert alive == [connection.server != "red" for connection in held]
+
+
+async def test_a_service_that_loses_a_backend_ends_no_connection_of_another_service(bench: Bench) -> None:
+    other = "10.96.0.11"
+    await bench.service({RED: 1, GREEN: 1})
+    await bench.service({RED: 1, BLUE: 1}, other, label="t/other")
+    held = [await bench.connect(vip=other) for _ in range(10)]
+    assert {connection.server for connection in held} == {"red", "blue"}
+    for weights in ({GREEN: 1}, {RED: 1, GREEN: 1}, {RED: 3, GREEN: 1}, {}):
+        await bench.service(weights)
+        assert all(await asyncio.gather(*(connection.alive() for connection in held))), weights
+    assert await bench.sessions(GREEN) == 0
+    await bench.service({BLUE: 1}, other, label="t/other")
+    assert await bench.sessions(RED) == 0
+    alive = await asyncio.gather(*(connection.alive() for connection in held))
+    assert alive == [connection.server != "red" for connection in held]
+    await bench.service({}, other, label="t/other")
+    assert await bench.sessions(BLUE) == 0
+
+
+async def test_connections_survive_a_change_of_many_backends_weights_while_others_come(bench: Bench) -> None:
+    """More messages than VPP reads at once."""
+    strangers = {f"10.1.2.{number}": 0 for number in range(1, 201)}
+    await bench.service({RED: 1, GREEN: 1, **strangers})
+    held = [await bench.connect() for _ in range(6)]
+    for turn in range(8):
+        changing = asyncio.create_task(bench.service({RED: 1 + turn % 2, GREEN: 2 - turn % 2, **strangers}))
+        answered = Counter({"": 0})
+        while not changing.done():
+            answered += await bench.answers(1)
+        await changing
+        assert set(answered) <= {"red", "green"}
+    assert all(await asyncio.gather(*(connection.alive() for connection in held)))
 
 
 async def test_a_client_with_affinity_is_never_sent_to_a_backend_that_went(bench: Bench) -> None:

@@ -191,6 +191,28 @@ def test_without_endpoints_connections_are_refused() -> None:
     assert backends(desired[nat("203.0.113.7")]) == ["172.30.1.2:1"]
 
 
+def test_endpoints_that_drain_beside_ready_ones_stay_without_weight() -> None:
+    draining = endpoint("10.1.1.3", ready=False, serving=True, terminating=True)
+    dead = endpoint("10.1.1.4", ready=False, serving=False, terminating=True)
+    key = vpp.nat_mapping_key(Address.parse("10.96.0.10"), 80, 6)
+    made, desired = state(service(), slice_(endpoint("10.1.1.2"), draining, dead))
+    assert weights_of(desired[key]) == {"10.1.1.2": 2, "10.1.1.3": 0}
+    assert [each["backends"] for each in made.services()] == [["10.1.1.2:8080"]]
+    _, desired = state(service(), slice_(draining, dead))
+    assert weights_of(desired[key]) == {"10.1.1.3": 2}
+    _, desired = state(
+        service(session_affinity="ClientIP", session_affinity_timeout_s=60), slice_(endpoint("10.1.1.2"), draining)
+    )
+    assert weights_of(desired[key]) == {"10.1.1.2": 2}
+
+
+def weights_of(mapping: vpp.NatMapping) -> dict[str, int]:
+    size = vpp.NAT_LOCAL_SIZE
+    records = [mapping.backends[at : at + size] for at in range(0, len(mapping.backends), size)]
+    assert records == sorted(records)
+    return {str(Address(4, int.from_bytes(record[:4], "big"))): record[6] for record in records}
+
+
 def test_session_affinity() -> None:
     web = service(session_affinity="ClientIP", session_affinity_timeout_s=600)
     _, desired = state(web, slice_(endpoint("10.1.2.5")))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contiv.model import vpp as model
-from contiv.vpp.descriptors.nat_mapping import Step, steps
+from contiv.vpp.descriptors.nat_mapping import EMPTIED, GUARD, Step, gentle_steps, steps
 
 LIMIT = model.NAT_WEIGHT_MAX
 
@@ -32,6 +32,14 @@ def sound(draw: st.DrawFn) -> dict[int, int]:
     return weights
 
 
+@st.composite
+def some_idle(draw: st.DrawFn) -> dict[int, int]:
+    """Backends some of which drain, with room for the guard."""
+    weights = draw(sound().filter(lambda found: sum(found.values()) < LIMIT))
+    idle = draw(st.sets(st.sampled_from(sorted(weights)), max_size=len(weights) - 1))
+    return {number: 0 if number in idle else weight for number, weight in weights.items()}
+
+
 class Locals:
     """VPP's list: an anchor, places that are reused last in, first out, and the refusals of nat44_ed.c."""
 
@@ -42,6 +50,14 @@ class Locals:
 
     def play(self, way: Sequence[Step]) -> None:
         for is_add, changed in way:
+            if (is_add, changed) == EMPTIED:
+                own = [at for at, held in self.places.items() if held[7:] == bytes(4)]
+                assert own, "NO_SUCH_ENTRY"
+                for at in own:
+                    del self.places[at]
+                    self.free.append(at)
+                assert GUARD in self.places.values(), "nobody keeps VPP from a division by zero"
+                continue
             same = [at for at, held in self.places.items() if held[:6] + held[7:] == changed[:6] + changed[7:]]
             if is_add:
                 assert not same, "VALUE_EXIST"
@@ -97,3 +113,19 @@ def test_what_has_no_room_for_both_or_no_second_backend_takes_a_recreate() -> No
     assert steps(backends({1: 200}), backends({2: 200}), sticky=False) is None
     assert steps(backends({1: 1}), backends({1: 2}), sticky=False) is None
     assert steps(backends({1: 1}), backends({2: 1}), sticky=True) is None
+
+
+@given(some_idle(), some_idle(), st.sets(st.integers(1, 12)))
+def test_connections_end_to_those_alone_that_leave_and_are_not_spared(
+    old: dict[int, int], new: dict[int, int], spared: set[int]
+) -> None:
+    way = gentle_steps(backends(old), backends(new), {record(number, 1)[:6] for number in spared})
+    if way is None:  # nobody is there throughout who could serve meanwhile, or there is no room for both
+        assert not {number for number in old if old[number] and new.get(number) == old[number]}
+        return
+    played = Locals(old)
+    played.play(way)
+    assert set(played.places.values()) == {record(number, weight) for number, weight in new.items()}
+    assert {ended[:6] for ended in played.ended - {GUARD}} == {
+        record(number, 1)[:6] for number in old.keys() - new.keys() - spared
+    }

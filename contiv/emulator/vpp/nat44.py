@@ -308,7 +308,11 @@ class Nat44:
         self.mappings.by_local[local] = known
 
     def remove_mapping(self, wanted: Mapping, *, vrf_id: int) -> None:
-        """Remove a mapping of one local, or an identity in one VRF, with its sessions. Refusal NO_SUCH_ENTRY."""
+        """Remove a mapping of one local, or an identity in one VRF, with its sessions. Refusal NO_SUCH_ENTRY.
+
+        VPP does not look whether what it found is an identity: a balanced mapping loses all its locals in that VRF,
+        and none of its sessions.
+        """
         self._need_enabled()
         _check(wanted.flags)
         known = self.mappings.by_external.get(wanted.external)
@@ -317,10 +321,11 @@ class Nat44:
         table = known.fib.table_id if known.fib is not None else 0
         if wanted.is_identity:
             table = self.config.inside_vrf if vrf_id == NO_VRF else vrf_id
-            place = next((n for n, local in known.locals.items() if local.fib.table_id == table), None)
-            if place is None:
+            places = [n for n, local in known.locals.items() if local.fib.table_id == table]
+            if not places:
                 raise Refusal("NO_SUCH_ENTRY")
-            known.locals.remove(place)
+            for place in places:
+                self.mappings.remove_local(known, place)
         address, _, protocol = wanted.external
         if not wanted.flags & MappingFlag.OUT2IN_ONLY:
             self.mappings.by_local.pop((wanted.local_address, wanted.local_port, table, protocol), None)

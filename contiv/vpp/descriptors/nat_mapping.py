@@ -8,17 +8,25 @@ backend whose running sum reaches it (nat44_ed.c, snat_static_mapping_match): ne
 With several workers VPP sorts backends by the worker of their address, so there the anchor stands at the address of a
 backend and moves when that one goes.
 
-Removing a backend makes VPP delete its sessions, known by the backend's address and port. What VPP does not do is
-forget which client had the backend by affinity: it remembers places in the list, and a place that was vacated still
-holds the one that is gone. So under affinity a backend goes only where another takes its place at once, or with the
-whole mapping.
+Removing a backend makes VPP delete the sessions to its address and port, by whichever mapping they came. That is right
+for a backend that is gone from all of them. Where connections must live on, because its weight changes (to 0 while it
+drains) or because it serves another service too, it leaves the list by another door: the deletion of an identity
+mapping takes all locals of one VRF out of whatever mapping has the address, and deletes sessions of identities alone
+(nat44_ed.c, nat44_ed_del_static_mapping_internal). Everybody who stays comes back in the same batch, which VPP reads
+at once but for what exceeds 4096 bytes. Anchor and **guard**, in a VRF of their own, keep the mapping there and the sum
+of its weights above zero, by which VPP divides. Workers go on between two messages, so with several of them connections
+end after all.
+
+What VPP does not do is forget which client had a backend by affinity: it remembers places in the list, and a place that
+was vacated still holds the one that is gone. So under affinity a backend goes only where another takes its place at
+once, or with the whole mapping.
 
 Tags are ``contiv:<affinity in seconds>:<label>``: no dump tells the affinity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -30,8 +38,9 @@ from contiv.model import vpp as model
 from contiv.model.ip import Address
 from contiv.scheduler.descriptor import Actual, Dependency, Descriptor
 from contiv.vpp.api import builtin_schema
-from contiv.vpp.descriptors.base import OWNER, Api, lacks, remove
-from contiv.vpp.descriptors.nat import ON_NAT, OUT2IN_ONLY, SELF_TWICE_NAT, SETTINGS, TWICE_NAT
+from contiv.vpp.descriptors.base import NO_INDEX, OWNER, Api, lacks, remove
+from contiv.vpp.descriptors.nat import MAIN_VRF, ON_NAT, OUT2IN_ONLY, SELF_TWICE_NAT, SETTINGS, TWICE_NAT
+from contiv.vpp.descriptors.nat_users import Users
 from contiv.vpp.errors import VppApiError
 
 TAG_MAX: Final = 63
@@ -41,9 +50,18 @@ WEIGHT: Final = 6
 SIZE: Final = model.NAT_LOCAL_SIZE
 DUMP_TIMEOUT_S: Final = 60.0
 WORKER: Final = "workers"
+ADDRESS: Final = slice(0, 6)
+"""Address and port in a backend's record: what VPP knows sessions by."""
+ANCHOR_VRF: Final = 0x616E6368
+"""A table that nobody else has (the letters "anch"); there are no routes in it."""
+ANCHOR_TAIL: Final = bytes(3) + ANCHOR_VRF.to_bytes(4, "big")
 
 Step = tuple[bool, bytes]
 """Add (true) or remove a backend's record."""
+EMPTIED: Final[Step] = (False, b"")
+"""All backends leave the list, and no connection ends."""
+GUARD: Final = bytes(6) + b"\1" + ANCHOR_VRF.to_bytes(4, "big")
+"""Stands in the list while it is empty: a connection that meets it waits for its next SYN."""
 
 
 class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
@@ -57,6 +75,7 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
     def __init__(self, api: Api) -> None:
         self._api = api
         self._workers: int | None = None
+        self._users = Users()
 
     def dependencies(self, key: str, value: model.NatMapping) -> Iterable[Dependency]:
         return _NEEDS
@@ -67,7 +86,7 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
     def must_recreate(self, key: str, old: model.NatMapping, new: model.NatMapping) -> bool:
         if _problem(new):
             return False  # the update refuses it, and what is there serves on
-        return _differ(old, new) or steps(old.backends, new.backends, sticky=bool(new.affinity_s)) is None
+        return _differ(old, new) or self._way(key, old, new) is None
 
     async def create(self, key: str, value: model.NatMapping) -> bytes:
         (made,) = await self.create_many([(key, value)])
@@ -85,39 +104,68 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
             else:
                 sound[key] = value
         results |= await self._add(sound)
+        for key, made in results.items():
+            if not isinstance(made, BaseException):
+                self._users.put(key, sound[key])
         standing = {key: sound[key] for key, made in results.items() if _exists(made)}
         if standing:
             ours = await self._remove_ours(standing)
             results |= await self._add(ours)
+            for key, value in ours.items():
+                self._users.put(key, value)
         return [results[key] for key, _ in items]
 
     async def update(self, key: str, old: model.NatMapping, new: model.NatMapping, metadata: bytes) -> bytes:
         problem = _problem(new)
-        way = None if problem else steps(old.backends, new.backends, sticky=bool(new.affinity_s))
+        way = None if problem else self._way(key, old, new)
         if way is None:
             raise VppError(f"mapping of {new.address} port {new.port}: {problem or 'takes a recreate'}")
         anchor = metadata
         if not _stands(anchor, new.backends) and await self._many_workers():
             anchor = _anchor(new.backends)
             way = [*way, (True, anchor), (False, metadata)]
-        replies = await self._api.batch(
-            [("nat44_lb_static_mapping_add_del_local", _local(new, step)) for step in way], return_errors=True
+        self._users.put(key, new)
+        await self._walk(new, way)
+        return anchor
+
+    async def delete(self, key: str, value: model.NatMapping, metadata: bytes) -> None:
+        self._users.drop(key)
+        spared = self._users.shared(key, _gone(value.backends, b""))
+        if spared and self._gently(value):  # only those that serve nowhere else are there when the mapping goes
+            ended = [record for record in _records(value.backends) if record[ADDRESS] not in spared]
+            await self._walk(value, [(True, GUARD), EMPTIED, *((True, record) for record in ended)])
+        fields = {**_frontend(value), "flags": _flags(value), "affinity": value.affinity_s}
+        await remove(self._api, "nat44_add_del_lb_static_mapping", is_add=False, local_num=0, locals=[], **fields)
+
+    def _way(self, key: str, old: model.NatMapping, new: model.NatMapping) -> list[Step] | None:
+        """From the backends of one to those of the other; None where a recreate is due."""
+        if not self._gently(old) or not self._gently(new):
+            return steps(old.backends, new.backends, sticky=bool(new.affinity_s))
+        return gentle_steps(
+            old.backends, new.backends, self._users.shared(key, _gone(old.backends, new.backends), besides=old.label)
         )
+
+    def _gently(self, value: model.NatMapping) -> bool:
+        """Whether backends may leave without an end to their connections."""
+        room = sum(value.backends[WEIGHT::SIZE]) + GUARD[WEIGHT] <= model.NAT_WEIGHT_MAX
+        return room and not value.affinity_s and (self._workers is None or self._workers <= 1)
+
+    async def _walk(self, value: model.NatMapping, way: Iterable[Step]) -> None:
+        """Take the steps; one that was taken before, by a try whose answer was lost, is fine."""
+        way = list(way)
+        replies = await self._api.batch([_message(value, step) for step in way], return_errors=True)
         for (is_add, _), reply in zip(way, replies, strict=True):
             done_before = "VALUE_EXIST" if is_add else "NO_SUCH_ENTRY"
             if isinstance(reply, BaseException) and getattr(reply, "name", "") != done_before:
                 raise reply
-        return anchor
-
-    async def delete(self, key: str, value: model.NatMapping, metadata: bytes) -> None:
-        fields = {**_frontend(value), "flags": _flags(value), "affinity": value.affinity_s}
-        await remove(self._api, "nat44_add_del_lb_static_mapping", is_add=False, local_num=0, locals=[], **fields)
 
     async def retrieve(self, wanted: Mapping[str, model.NatMapping]) -> Sequence[Actual[model.NatMapping, bytes]]:
         if lacks(self._api, "nat44_lb_static_mapping_dump"):
             return ()
         self._workers = await self._count_workers()
-        return _decode(await self._api.dump_many("nat44_lb_static_mapping", timeout_s=DUMP_TIMEOUT_S))
+        found = _decode(await self._api.dump_many("nat44_lb_static_mapping", timeout_s=DUMP_TIMEOUT_S))
+        self._users.replace({actual.key: actual.value for actual in found})
+        return found
 
     async def _add(self, items: Mapping[str, model.NatMapping]) -> dict[str, bytes | BaseException]:
         if not items:
@@ -163,7 +211,7 @@ def steps(old: bytes, new: bytes, *, sticky: bool) -> list[Step] | None:
     removals = [record for record in before if record not in after]
     if sticky and len(removals) > len(adds):
         return None
-    weight, count = sum(old[WEIGHT::SIZE]), len(before)
+    weight = sum(before.values())
     standing = {_identity(record) for record in before}
     way: list[Step] = []
     while adds or removals:
@@ -171,16 +219,32 @@ def steps(old: bytes, new: bytes, *, sticky: bool) -> list[Step] | None:
         if ready is not None:
             adds.remove(ready)
             standing.add(_identity(ready))
-            weight, count = weight + ready[WEIGHT], count + 1
+            weight += ready[WEIGHT]
             way.append((True, ready))
-        elif removals and count > 1 and not (sticky and len(way) % 2):
+        elif removals and weight > removals[0][WEIGHT] and not (sticky and len(way) % 2):
             gone = removals.pop(0)
             standing.discard(_identity(gone))
-            weight, count = weight - gone[WEIGHT], count - 1
+            weight -= gone[WEIGHT]
             way.append((False, gone))
         else:
             return None
     return way
+
+
+def gentle_steps(old: bytes, new: bytes, spared: Collection[bytes] = ()) -> list[Step] | None:
+    """The same, where connections end only to backends that leave and are not ``spared`` (address and port).
+
+    Weights change by all backends leaving and coming back. The weights of neither side exceed ``NAT_WEIGHT_MAX`` less
+    the guard's.
+    """
+    before, after = _records(old), _records(new)
+    stay = {_identity(record) for record in after}
+    removals = [record for record in before if record not in after]
+    ended = [record for record in removals if _identity(record) not in stay and record[ADDRESS] not in spared]
+    if len(ended) == len(removals):
+        return steps(old, new, sticky=False)
+    way: list[Step] = [(True, GUARD), *((False, record) for record in ended), EMPTIED]
+    return [*way, *((True, record) for record in after), (False, GUARD)]
 
 
 def _ready(adds: Iterable[bytes], standing: set[bytes], *, room: int) -> bytes | None:
@@ -191,8 +255,14 @@ def _ready(adds: Iterable[bytes], standing: set[bytes], *, room: int) -> bytes |
     return None
 
 
-def _records(backends: bytes) -> dict[bytes, None]:
-    return dict.fromkeys(backends[at : at + SIZE] for at in range(0, len(backends), SIZE))
+def _records(backends: bytes) -> dict[bytes, int]:
+    """Records with their weights."""
+    return {backends[at : at + SIZE]: backends[at + WEIGHT] for at in range(0, len(backends), SIZE)}
+
+
+def _gone(old: bytes, new: bytes) -> set[bytes]:
+    """Address and port of the backends that leave."""
+    return {record[ADDRESS] for record in _records(old)} - {record[ADDRESS] for record in _records(new)}
 
 
 def _identity(record: bytes) -> bytes:
@@ -209,14 +279,14 @@ def _problem(value: model.NatMapping) -> str:
         return f"backends of {len(value.backends)} bytes are no records of {SIZE} bytes"
     if len(weights) > model.NAT_BACKENDS_MAX:
         return f"{len(weights)} backends are more than {model.NAT_BACKENDS_MAX}; choose some of them"
-    if 0 in weights or sum(weights) > model.NAT_WEIGHT_MAX:
-        return f"weights must be at least 1 and sum up to {model.NAT_WEIGHT_MAX} at most, not {sum(weights)}"
+    if not 0 < sum(weights) <= model.NAT_WEIGHT_MAX:
+        return f"weights must sum up to 1 at least and {model.NAT_WEIGHT_MAX} at most, not {sum(weights)}"
     return ""
 
 
 def _anchor(backends: bytes) -> bytes:
-    """The anchor's record: the first backend's address and VRF, port and weight 0."""
-    return backends[:4] + bytes(3) + backends[WEIGHT + 1 : SIZE]
+    """The anchor's record: the first backend's address, port and weight 0."""
+    return backends[:4] + ANCHOR_TAIL
 
 
 def _stands(anchor: bytes, backends: bytes) -> bool:
@@ -245,15 +315,20 @@ def _frontend(value: model.NatMapping) -> dict[str, Any]:
     return {"external_addr": str(value.address), "external_port": value.port, "protocol": value.protocol}
 
 
-def _local(value: model.NatMapping, step: Step) -> dict[str, Any]:
+def _message(value: model.NatMapping, step: Step) -> tuple[str, dict[str, Any]]:
     is_add, record = step
+    if step == EMPTIED:
+        fields = {"ip_address": str(value.address), "port": value.port, "protocol": value.protocol, "flags": 0}
+        return "nat44_add_del_identity_mapping", {
+            "is_add": False, **fields, "sw_if_index": NO_INDEX, "vrf_id": MAIN_VRF, "tag": "",
+        }  # fmt: skip
     backend = {
         "addr": record[:4],
         "port": int.from_bytes(record[4:WEIGHT], "big"),
         "probability": record[WEIGHT],
         "vrf_id": int.from_bytes(record[WEIGHT + 1 :], "big"),
     }
-    return {"is_add": is_add, **_frontend(value), "local": backend}
+    return "nat44_lb_static_mapping_add_del_local", {"is_add": is_add, **_frontend(value), "local": backend}
 
 
 def _columns(values: Sequence[model.NatMapping], anchors: Sequence[bytes]) -> dict[str, Any]:
@@ -313,7 +388,8 @@ def _sorted_locals(dumped: Columns) -> tuple[bytes, list[int], dict[int, bytes]]
     locals_: NDArray[Any] = dumped.elements
     owner = np.repeat(np.arange(dumped.n), dumped.counts)
     order = np.lexsort((_sort_key(locals_), owner))
-    is_backend = locals_["probability"][order] > 0
+    is_anchor = (locals_["probability"] == 0) & (locals_["port"] == 0) & (locals_["vrf_id"] == ANCHOR_VRF)
+    is_backend = ~is_anchor[order]
     kept = locals_[order][is_backend]
     per_mapping = np.bincount(owner[order][is_backend], minlength=dumped.n)
     ends = np.concatenate(([0], np.cumsum(per_mapping))) * SIZE
