@@ -34,7 +34,7 @@ from contiv.fastpath import hashing
 from contiv.model import kube, vpp
 from contiv.model.ip import Address
 from contiv.model.service import Backend
-from contiv.service.endpoints import LOCAL, Choice, Slice
+from contiv.service.endpoints import DRAINING, LOCAL, READY, Choice, Slice
 from contiv.service.frontends import PROTOCOLS, VXLAN_PORT, Claim, Kind, NodeView
 from contiv.service.renderer import Answer, Options, Part, Serving, serving
 
