@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from contiv import __version__, metrics
-from contiv.agent import nics
+from contiv.agent import cnat, nics
 from contiv.agent.cni import Handler
 from contiv.agent.custody import Custody
 from contiv.agent.feed import Feed
@@ -107,6 +107,8 @@ async def _start(
     persistence = Persistence(etcd, mirror, subnets, node=node, uplink=chosen.claimed(), on_moved=on_moved)
     me = await _claim(persistence)
     vpp = await _connect_vpp(stack, Sockets(run_dir=config.vpp.run_dir).api)
+    if config.service_renderer == "cnat":
+        await cnat.require(vpp)
     agent = _Agent(config, subnets, me, chosen, vpp, workers, persistence, mirror)
     await agent.adopt_prepared()
     return agent, etcd

@@ -50,13 +50,10 @@ def options_of(config: Config) -> Options:
     )
 
 
-def renderer_of(config: Config, vpp: Vpp) -> Renderer:
-    """What translates services; ConfigError where the VPP that runs cannot."""
+def renderer_of(config: Config) -> Renderer:
+    """What translates services."""
     options = options_of(config)
-    if config.service_renderer != "cnat":
-        return Nat44Renderer(options)
-    cnat.require(vpp)
-    return CnatRenderer(options)
+    return CnatRenderer(options) if config.service_renderer == "cnat" else Nat44Renderer(options)
 
 
 def node_view(network: NetworkState, *, nat_external: bool) -> NodeView:
@@ -103,7 +100,7 @@ class Services:
         self._health = HealthServers()
         self._vpp = vpp
         self._sessions = cnat.sessions if config.service_renderer == "cnat" else sessions
-        self._state = ServiceState(view(), renderer_of(config, vpp))
+        self._state = ServiceState(view(), renderer_of(config))
         self.handler = ServiceHandler(
             self._state, view=view, attachments=lambda: network.attachments, health=self._health, push=push
         )

@@ -79,7 +79,7 @@ def cnat_descriptors(api: Api, interfaces: Interfaces) -> tuple[Descriptor[Any, 
     listed = Listed(api)
     return (
         CnatSettingsDescriptor(api, listed),
-        CnatInterfaceDescriptor(api, interfaces),
+        CnatInterfaceDescriptor(api, interfaces, listed),
         CnatHairpinsDescriptor(api, listed),
         CnatHairpinDescriptor(api, listed),
         CnatTranslationDescriptor(api, listed),

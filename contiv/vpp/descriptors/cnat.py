@@ -49,8 +49,8 @@ DUMP_TIMEOUT_S: Final = 60.0
 """VPP lists 100,000 backends in a fraction of a second; a loaded machine may take longer."""
 MESSAGES: Final = (
     "cnat_translation_update", "cnat_translation_del", "cnat_translation_dump", "cnat_set_snat_addresses_v2",
-    "cnat_set_snat_policy", "cnat_snat_policy_add_del_if", "cnat_snat_addresses_dump", "cnat_session_dump",
-    "cli_inband",
+    "cnat_set_snat_policy", "cnat_snat_policy_add_del_if", "cnat_snat_addresses_dump", "cnat_get_snat_addresses",
+    "cnat_session_dump", "cli_inband",
 )  # fmt: skip
 """What the renderer cannot do without."""
 _POD_INTERFACES: Final = re.compile(r"^k8s pod interfaces:\n((?:  \S.*\n)*)", re.MULTILINE)
@@ -172,9 +172,10 @@ class CnatInterfaceDescriptor(Descriptor[model.CnatInterface, None]):
     prefix = model.INTERFACE
     retrieve_after = ("vpp/interface", SETTINGS)
 
-    def __init__(self, api: Api, interfaces: Interfaces) -> None:
+    def __init__(self, api: Api, interfaces: Interfaces, listed: Listed) -> None:
         self._api = api
         self._interfaces = interfaces
+        self._listed = listed
 
     def dependencies(self, key: str, value: model.CnatInterface) -> Iterable[Dependency]:
         return (ON_CNAT, on_interface(value.interface))
@@ -187,10 +188,8 @@ class CnatInterfaceDescriptor(Descriptor[model.CnatInterface, None]):
         """Leave it in: a connection may be under way, and whoever gets the number next belongs there too."""
 
     async def retrieve(self, wanted: Mapping[str, model.CnatInterface]) -> Iterable[Actual[model.CnatInterface, None]]:
-        if not wanted or lacks(self._api, "cnat_snat_addresses_dump"):
-            return ()
-        if not await self._api.dump("cnat_snat_addresses"):
-            return ()
+        if not wanted or not self._listed.marks(PIN_PORT):
+            return ()  # without an address VPP refuses to show its policy
         told = _POD_INTERFACES.search((await self._api.call("cli_inband", cmd="show cnat snat-policy")).reply)
         names = {line.strip() for line in told[1].splitlines()} if told else set()
         details = await self._api.dump("sw_interface", sw_if_index=NO_INDEX, name_filter_valid=False, name_filter="")
