@@ -50,11 +50,6 @@ class CnatRenderer:
             return f"{claim.address}: nodes have no IPv6 here, so nobody reaches it; not served: use an IPv4 address"
         if claim.address.version == 6 and claim.protocol == SCTP:
             return "CNAT has no SCTP over IPv6; not served: use IPv4"
-        if claim.protocol == SCTP and claim.kind in (Kind.EXTERNAL_IP, Kind.LOAD_BALANCER):
-            return (
-                f"SCTP to {claim.address}: source NAT at the uplink would give replies the node's address; "
-                "not served: use a node port"
-            )
         return ""
 
     def node(self, node: NodeView) -> dict[str, Value]:
@@ -108,6 +103,10 @@ class CnatRenderer:
             if _needs_route(claim, node):
                 key, route = vpp.entry(vpp.Route(vrf=MAIN_VRF, destination=claim.address.host_network, reject=True))
                 rendered[key] = route
+            if claim.protocol == SCTP and claim.kind != Kind.CLUSTER_IP and node.snat_interface is not None:
+                # replies of other protocols pass by; of this one NAT44-ED reads no ports (nat44_ed_is_unk_proto)
+                key, exempt = vpp.entry(vpp.NatIdentity(address=claim.address, protocol=SCTP))
+                rendered[key] = exempt
             if not records:
                 continue
             served = answer.answer is Answer.SERVE

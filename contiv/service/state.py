@@ -26,8 +26,9 @@ from contiv.service.renderer import Answer, Renderer, Value, serving
 
 Changes = dict[str, msgspec.Struct | None]
 
-SHARED: Final = (vpp.ROUTE, cnat.HAIRPIN)
-"""The keys that two services may share: the route to an external IP of both, the hairpin of a pod that serves both."""
+SHARED: Final = (vpp.ROUTE, cnat.HAIRPIN, vpp.NAT_IDENTITY)
+"""The keys that two services may share: the route to an external IP of both or its exemption from NAT, the hairpin of
+a pod that serves both."""
 
 
 class HealthCheck(msgspec.Struct, frozen=True):
