@@ -13,6 +13,7 @@ import msgspec
 
 from contiv.config import Transport
 from contiv.errors import CniError, NetworkError
+from contiv.model import vpp
 from contiv.model.ip import Address, Network
 from contiv.model.node import Attachment, NodeClaim
 from contiv.network import render_host, render_node, render_pod
@@ -31,8 +32,8 @@ Changes = Mapping[str, object | None]
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the configuration decides: pods on TAPs or veth pairs, how many of these ahead in the end, MTU, VNI, and
-    whether nodes talk through VXLAN. ``policies``: somebody decides about each pod's access lists; no pod speaks
-    before.
+    whether nodes talk through VXLAN. ``policies``: somebody decides about the access lists of all interfaces that carry
+    pods' traffic; none of them is up before.
     """
 
     tap: bool
@@ -118,7 +119,7 @@ class NetworkState:
         options = self.options
         desired = self._host()
         if options.transport != "nooverlay":
-            desired |= render_node.render_bvi(self.node, mtu=options.mtu)
+            desired |= self._judged(render_node.render_bvi(self.node, mtu=options.mtu), render_node.BVI)
         for claim in self.others.values():
             desired |= self._other(claim)
         for name in self.slots.spare():
@@ -170,9 +171,20 @@ class NetworkState:
 
     def _host(self) -> Desired:
         options = self.options
-        return render_host.render(
+        host = render_host.render(
             self.subnets, self.node, self.uplink, others=self.nics, tap=options.tap, mtu=options.mtu
         )
+        outward = (self.uplink, *self.nics) if self.uplink is not None else self.nics
+        return self._judged(host, render_host.HOST_VPP, *(nic.name for nic in outward))
+
+    def _judged(self, desired: Desired, *names: str) -> Desired:
+        """The node's own interfaces go up with their access lists in place, as pods' do: after a restart of VPP nothing
+        comes in or out before that."""
+        if self.options.policies:
+            for name in names:
+                up = vpp.AdminUp(interface=name, requires=(vpp.acl_interface_key(name),))
+                desired[vpp.key_of(up)] = up
+        return desired
 
     def node_released(self, node_id: int) -> Changes:
         """A node gave up its ID, or it was taken from it."""

@@ -2,9 +2,10 @@
 
 Comes in: cluster resyncs, changes of pods, policies, namespaces and the own Node object; and whatever made pods come
 and go or services change, which handlers before this one have taken in already: ``attachments`` and ``frontends`` are
-views of what they hold. Goes out: access lists and their places. Every attached pod has a place, so that its interface
-can require one before it goes up. The lists of other pods that judge a new one (tables.py) change in the same
-transaction, in no order with its interface: until it is committed a new pod that is isolated reaches no service.
+views of what they hold. Goes out: access lists and their places. Every attached pod and every interface of the node has
+a place, so that it can require one before it goes up: after a restart of VPP nothing is forwarded before it is judged.
+Where all of them are up, the lists that judge a new pod elsewhere (tables.py) change in the same transaction as it, in
+no order with its interface: until that is committed a new pod that is isolated reaches no service.
 """
 
 from __future__ import annotations
@@ -219,6 +220,6 @@ class PolicyHandler(EventHandler[ClusterState]):
             "policies": state.policy_count,
             "faults": self._faults,
             "pods": pods,
-            "interfaces": {name: each for name, each in bound.items() if name not in own},
+            "interfaces": {name: each for name, each in bound.items() if name not in own and any(each.values())},
             "lists": {name: [str(rule) for rule in t] if lines else len(t) for name, t in sorted(lists.items())},
         }

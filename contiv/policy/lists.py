@@ -175,7 +175,7 @@ class Writer:
             self._rewrite = True
 
     def _node_lists(self, pods: Iterable[Local]) -> dict[str, Lists]:
-        """The lists of the interfaces that have any."""
+        """The lists of the node's own interfaces, which have their places from the start: see ``tables.py``."""
         by_rules: dict[acl.Allowed, list[Address]] = {}
         for pod in pods:
             if pod.egress is not None and not pod.shut:
@@ -185,7 +185,7 @@ class Writer:
         ranged = self._frontends.ranged()
         host = (tables.outside_guard(ranged),) if ranged else ()
         tail = REFLECT if remote else PASS
-        lists: dict[str, Lists] = {}
+        lists = dict.fromkeys((*self.node.uplinks, self.node.host, self.node.overlay), OPEN)
         if guard:
             lists |= dict.fromkeys(self.node.uplinks, Lists(input=(*guard, PASS)))
         if host or remote:

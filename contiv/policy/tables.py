@@ -13,7 +13,8 @@ host, input            ``outside_guard`` of services with source ranges, then ``
 uplinks, input         ``outside_guard``, then ``PASS``
 ====================== ============================================================================================
 
-(``overlay`` is the way to the other nodes, ``host`` the host interconnect.)
+(``overlay`` is the way to the other nodes, ``host`` the host interconnect.) Each of these has its place for lists from
+the start, also without any, so that it can require one before it goes up.
 
 A direct connection of a pod is judged by its ``egress``. One to a service passes there, and is judged again where it
 leaves, with the backend as its destination and still the pod as its source: ``sources`` of local pods, ``remote``

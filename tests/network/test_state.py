@@ -152,3 +152,14 @@ def test_with_policies_neither_end_of_a_pods_interface_goes_up_before_its_access
         lists = vpp.acl_interface_key(interface)
         assert lists not in before.requires  # type: ignore[attr-defined]
         assert vpp.acl_interface_key(again.interface) in after.requires  # type: ignore[attr-defined]
+
+
+def test_with_policies_the_nodes_own_interfaces_go_up_with_their_access_lists_in_place() -> None:
+    state = a_state()
+    before = state.desired()
+    state.options = msgspec.structs.replace(state.options, policies=True)
+    after = state.desired()
+    for name in ("vpp2", "vxlan-bvi", "uplink"):
+        key, lists = vpp.admin_up_key(name), vpp.acl_interface_key(name)
+        assert lists not in before[key].requires  # type: ignore[attr-defined]
+        assert lists in after[key].requires  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from contiv.model.node import Attachment
 from contiv.policy.render import Rendered, desired
 from contiv.policy.state import PolicyState
 from contiv.policy.tables import OPEN, REFLECT, Lists
-from tests.policy.worlds import NODE_IPS, World, attachment, attachments, fresh, key, objects, view
+from tests.policy.worlds import NODE_IPS, NODE_PLACES, World, attachment, attachments, fresh, key, objects, view
 
 # no shrinking: clusters take minutes to shrink, and the first that fails tells enough
 SETTINGS = settings(
@@ -31,6 +31,7 @@ class Node:
     def __init__(self, *, complete: bool = True) -> None:
         self.state = PolicyState(view(NODE))
         self.state.complete = complete
+        self.state.settle()
         self.rendered = Rendered()
         self.keys: dict[str, object] = dict(self.rendered.replace(self.state.lists))
         self.things: dict[object, kube.KubeObject] = {}
@@ -111,7 +112,7 @@ def test_any_order_of_events_gives_what_everything_at_once_gives(
     for thing in everything:
         node.remove(thing)
     node.settle()
-    assert node.keys == {}, "without objects and pods VPP holds no list"
+    assert node.keys == desired(dict.fromkeys(NODE_PLACES, OPEN)), "without objects and pods VPP holds no list"
     assert not node.state.index.namespaces, "and nothing is remembered"
 
 
@@ -326,7 +327,7 @@ def test_a_pod_is_isolated_from_its_attachment_until_its_object_is_known() -> No
     assert isolated(node, "a-web")
     node.state.put(pod("web", 2))
     node.settle()
-    assert node.state.lists == {"a-web": OPEN}
+    assert node.state.lists == dict.fromkeys((*NODE_PLACES, "a-web"), OPEN)
     node.state.remove(pod("web", 2))
     node.settle()
     assert isolated(node, "a-web")

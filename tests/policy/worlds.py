@@ -21,6 +21,8 @@ from contiv.policy.tables import NodeView
 NODES: Final = ("n1", "n2")
 NAMESPACES: Final = ("a", "b")
 NODE_IPS: Final = {"n1": ("172.30.1.1", "172.30.1.2", "192.168.16.1"), "n2": ("172.30.2.1", "172.30.2.2")}
+NODE_PLACES: Final = ("bvi", "host", "uplink")
+"""The node's own interfaces, which have places for lists at all times."""
 PODS_NETWORK: Final = Network.parse("10.1.0.0/16")
 PODS_NETWORK_6: Final = Network.parse("fd00:1::/64")
 SERVICES: Final = Network.parse("10.96.0.0/12")
