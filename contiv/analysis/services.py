@@ -16,11 +16,12 @@ import msgspec
 
 from contiv.analysis.cluster import Cluster
 from contiv.config import Config
-from contiv.model import kube, vpp
+from contiv.model import cnat, kube, vpp
 from contiv.model.ip import Address
 from contiv.model.service import Frontend, FrontendKey
 from contiv.service.endpoints import Fault
 from contiv.service.frontends import PROTOCOL_NAMES, NodeView
+from contiv.service.render_cnat import CnatRenderer
 from contiv.service.render_nat44 import Nat44Renderer
 from contiv.service.renderer import Answer, Options
 from contiv.service.state import ServiceState
@@ -28,6 +29,8 @@ from contiv.service.state import ServiceState
 FIRST_CLUSTER_IP: Final = 10
 """The first ones are the API server's and DNS's by custom."""
 MINUTE_S: Final = 60
+FOR_GOOD_S: Final = 1 << 32
+"""CNAT's affinity has no end: a client's address chooses."""
 _RECORD: Final = struct.Struct(">IHBI")
 """A backend as NAT44-ED has it: address, port, weight, VRF."""
 
@@ -83,23 +86,25 @@ class ClusterServices:
         asked = (str(address), port, PROTOCOL_NAMES.get(protocol))
         for claim in state.services():
             if (claim["address"], claim["port"], claim["protocol"]) == asked:
-                mapping = desired.get(vpp.nat_mapping_key(address, port, protocol))
                 answer = Answer(claim["answer"])
-                served = mapping if isinstance(mapping, vpp.NatMapping) and answer is Answer.SERVE else None
+                keys = vpp.nat_mapping_key(address, port, protocol), cnat.translation_key(address, port, protocol)
+                served = next((desired[key] for key in keys if key in desired and answer is Answer.SERVE), None)
+                affinity_s, candidates = _read(served)
                 return Answered(
                     service=str(claim["service"]),
                     kind=str(claim["from"]),
                     answer=answer,
                     hide_client=bool(claim["clientHidden"]),
-                    affinity_s=served.affinity_s if served else 0,
-                    candidates=tuple(_candidates(served.backends)) if served else (),
+                    affinity_s=affinity_s,
+                    candidates=candidates,
                 )
         return None
 
     def _state(self, node: str) -> tuple[ServiceState, Mapping[str, msgspec.Struct]]:
         if node not in self._states:
             view = _view(self._cluster, node)
-            state = ServiceState(view, Nat44Renderer(_options(self._config)))
+            kind = CnatRenderer if self._config.service_renderer == "cnat" else Nat44Renderer
+            state = ServiceState(view, kind(_options(self._config)))
             interfaces = [end.name for end in self._cluster.ends if end.node == node and not end.on_host]
             objects = (each for each in self._cluster.objects if isinstance(each, kube.Node) and each.name == node)
             own = next(objects, None)
@@ -133,6 +138,18 @@ def _view(cluster: Cluster, node: str) -> NodeView:
         vxlan=subnets.vxlan,
         interconnect=subnets.interconnect,
     )
+
+
+def _read(served: msgspec.Struct | None) -> tuple[int, tuple[Candidate, ...]]:
+    """How long a client keeps its backend, and the backends; nobody where nobody serves."""
+    match served:
+        case vpp.NatMapping():
+            return served.affinity_s, tuple(_candidates(served.backends))
+        case cnat.CnatTranslation():
+            found = cnat.backends(served.backends, served.address.version)
+            return FOR_GOOD_S if served.affinity else 0, tuple(Candidate(each.address, each.port, 1) for each in found)
+        case _:
+            return 0, ()
 
 
 def _candidates(records: bytes) -> Iterator[Candidate]:

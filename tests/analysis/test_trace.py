@@ -12,7 +12,7 @@ from contiv.analysis.services import ClusterServices
 from contiv.analysis.tables import ClusterTables
 from contiv.analysis.trace import Trace, Tracer
 from contiv.analysis.traffic import Traffic
-from contiv.config import load
+from contiv.config import parse
 from contiv.errors import AnalysisError
 from contiv.model.ip import Address
 from tests.analysis.clusters import Object, cluster, pod, policy
@@ -30,9 +30,9 @@ def service(name: str, *, ip: str = VIP, selector: dict[str, str] | None = None,
     }
 
 
-def tracer(place: Path, *things: Object, external: tuple[str, ...] = ()) -> Tracer:
+def tracer(place: Path, *things: Object, external: tuple[str, ...] = (), renderer: str = "nat44") -> Tracer:
     built = cluster(place, *things, external=external)
-    services = ClusterServices(built, load(None))
+    services = ClusterServices(built, parse(f"serviceRenderer: {renderer}"))
     return Tracer(ClusterTables(built, services), services)
 
 
@@ -193,3 +193,21 @@ def test_a_service_without_an_address_gets_the_next_one(tmp_path: Path) -> None:
 def test_a_source_without_an_address_of_the_family_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AnalysisError, match="no IPv6 address"):
         traced(tracer(tmp_path, *PODS), "x/client", "2001:db8::1")
+
+
+def test_cnat_leads_where_nat44_does_and_takes_sctp_there_too(tmp_path: Path) -> None:
+    web = service("web", type="NodePort", ports=[{"port": 80, "nodePort": 30080}, {**SCTP_PORT, "nodePort": 30081}])
+    found = {name: tracer(tmp_path, *PODS, web, renderer=name) for name in ("nat44", "cnat")}
+    for target, port in ((VIP, 80), ("192.168.16.1", 30080)):
+        traces = [traced(each, "x/client", target, Traffic("TCP", port)) for each in found.values()]
+        first, second = (
+            {each.address for each in trace.service.candidates} if trace.service else set() for trace in traces
+        )
+        assert first == second != set()
+        assert kinds(traces[0]) == kinds(traces[1])
+    told = {name: traced(each, "x/client", VIP, Traffic("SCTP", 80)).service for name, each in found.items()}
+    assert told["nat44"] is None
+    assert told["cnat"] is not None
+
+
+SCTP_PORT = {"name": "sctp", "port": 80, "protocol": "SCTP"}
