@@ -171,6 +171,7 @@ class _Agent:
             vni=config.vxlan_vni,
             transport=config.node_to_node_transport,
             policies=True,
+            cnat=config.service_renderer == "cnat",
         )
         uplink = chosen.uplink
         if uplink is not None and uplink.address is None and me.uplink:

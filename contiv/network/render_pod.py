@@ -19,22 +19,21 @@ from contiv.network.render_host import POD_GATEWAY, Desired
 DEFAULT_ROUTE: Final = Network(4, 0, 0)
 
 
-def render(pod: Attachment, node: NodeAddresses, *, tap: bool, mtu: int, policies: bool = False) -> Desired:
+def render(pod: Attachment, node: NodeAddresses, *, tap: bool, mtu: int, ready: tuple[str, ...] = ()) -> Desired:
     """All keys of one pod. ``tap`` says whether VPP makes the pod's interface or a veth pair does.
 
-    With ``policies`` neither end goes up before the interface's access lists stand: a slot may have its last pod's.
+    Neither end goes up before the keys ``ready`` are there, the access lists above all: a slot may have its last pod's.
     """
     name = pod.interface
     link = _tap(pod, mtu=mtu) if tap else _slot_in_pod(pod, node, mtu=mtu)
     neighbour = vpp.Neighbour(interface=name, address=pod.ip, mac=pod.pod_mac)
     route = vpp.Route(vrf=0, destination=pod.ip.host_network, gateway=pod.ip, interface=name)
     unnumbered = vpp.Unnumbered(interface=name, lender=POD_GATEWAY)
-    ready = tuple(vpp.key_of(value) for value in (unnumbered, neighbour, route))
-    judged = (vpp.acl_interface_key(name),) if policies else ()
-    up = vpp.AdminUp(interface=name, requires=(*ready, *judged))
+    known = tuple(vpp.key_of(value) for value in (unnumbered, neighbour, route))
+    up = vpp.AdminUp(interface=name, requires=(*known, *ready))
     desired = link | dict(vpp.entry(value) for value in (unnumbered, neighbour, route, up))
     link_key = vpp.interface_key(name) if tap else linux.macvlan_key(far_end_of(name))
-    desired[linux.interface_key(name)] = _pod_side(pod, node, mtu=mtu, requires=(link_key, *judged))
+    desired[linux.interface_key(name)] = _pod_side(pod, node, mtu=mtu, requires=(link_key, *ready))
     return desired
 
 

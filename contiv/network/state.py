@@ -13,7 +13,7 @@ import msgspec
 
 from contiv.config import Transport
 from contiv.errors import CniError, NetworkError
-from contiv.model import vpp
+from contiv.model import cnat, vpp
 from contiv.model.ip import Address, Network
 from contiv.model.node import Attachment, NodeClaim
 from contiv.network import render_host, render_node, render_pod
@@ -33,7 +33,7 @@ Changes = Mapping[str, object | None]
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the configuration decides: pods on TAPs or veth pairs, how many of these ahead in the end, MTU, VNI, and
     whether nodes talk through VXLAN. ``policies``: somebody decides about the access lists of all interfaces that carry
-    pods' traffic; none of them is up before.
+    pods' traffic; none of them is up before. ``cnat``: no pod's before CNAT knows it.
     """
 
     tap: bool
@@ -42,6 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     vni: int
     transport: Transport = "vxlan"
     policies: bool = False
+    cnat: bool = False
 
 
 class PodRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,7 +250,10 @@ class NetworkState:
 
     def _pod(self, attachment: Attachment) -> Desired:
         options = self.options
-        return render_pod.render(attachment, self.node, tap=options.tap, mtu=options.mtu, policies=options.policies)
+        name = attachment.interface
+        judged = (vpp.acl_interface_key(name),) if options.policies else ()
+        ready = (*judged, *((cnat.interface_key(name),) if options.cnat else ()))
+        return render_pod.render(attachment, self.node, tap=options.tap, mtu=options.mtu, ready=ready)
 
     def _other(self, claim: NodeClaim) -> Desired:
         if self.uplink is None or not claim.uplink:
