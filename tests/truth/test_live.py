@@ -1,23 +1,19 @@
-"""Policies while things happen: open connections under changes, the agent killed, pods that send at once."""
+"""Policies while things happen: open connections under changes, the agent killed."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from contiv.demo.api import key_of
-from tests.e2e.world import NO_INDEX, eventually, pod
+from tests.e2e.world import NO_INDEX, eventually
 from tests.truth.cases import CASES, Case
 from tests.truth.player import Player
 
@@ -28,8 +24,6 @@ on_each = pytest.mark.parametrize(("dataplane", "services"), DATAPLANES, scope="
 
 PORT = 7000
 HEARD_S = 3.0
-STARTS = {"vpp": 100, "emulator": 20}
-AT_ONCE = 20
 TRAFFIC = [("TCP", 80), ("UDP", 81), ("ICMP", None)]
 
 
@@ -170,44 +164,3 @@ async def synced(player: Player, number: int) -> bool:
     except (aiohttp.ClientError, OSError, TimeoutError):
         return False
     return bool(status["synced"]) and not status["unsettled"]
-
-
-# ---- the first packet --------------------------------------------------------------------------------------
-
-
-@on_each
-async def test_a_pod_that_sends_at_once_gets_nothing_past_a_default_deny(player: Player, dataplane: str) -> None:
-    await player.become(state("deny", x_deny={"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}))
-    open_pods = await started(player, "y", 4)
-    assert all(open_pods["arrived"].values()), "without a policy the same datagrams arrive"
-    for first in range(0, STARTS[dataplane], AT_ONCE):
-        told = await started(player, "x", min(AT_ONCE, STARTS[dataplane] - first))
-        assert all(told["sent"].values()), "each pod's kernel took datagrams"
-        assert set(told["arrived"].values()) == {0}
-
-
-async def started(player: Player, namespace: str, count: int) -> dict[str, dict[str, int]]:
-    """Start so many pods on both nodes that send to a pod on each; what was sent and what arrived."""
-    world = player.world
-    targets = ["=".join(player.place(key)) for key in ("z/a", "z/c")]
-    script = str(Path(__file__).with_name("eager.py"))
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", script, ".eager-", *targets),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    things = [pod(f"eager-{number}", node=1 + number % 2, namespace=namespace) for number in range(count)]
-    try:
-        assert child.stdout is not None
-        assert await child.stdout.readline() == b"ready\n"
-        await world.create_pods(things)
-        output, _ = await child.communicate(b"")
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    names = [key_of(thing).partition("/")[2] for thing in things]
-    await world.kubectl("delete", "pod", "-n", namespace, "--wait=true", *names)
-    told: dict[str, dict[str, int]] = json.loads(output)
-    assert len(told["sent"]) == count
-    return told
