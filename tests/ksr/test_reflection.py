@@ -22,10 +22,19 @@ from contiv.store.embedded import EmbeddedEtcd
 from contiv.store.errors import StoreConflict
 from contiv.store.records import Compare
 from tests.ksr.clusters import NAMESPACE, Churn, ScriptedCluster, expected
-from tests.ksr.conftest import Ksr, converged, led_by, reflected, synced_by, wait_for
+from tests.ksr.conftest import WAIT_S, Ksr, converged, led_by, reflected, synced_by, wait_for
 from tests.kube.scripted import pod
 
 OPERATIONS = 120
+COUNTED = {
+    "adds_total": "2.0",
+    "updates_total": "1.0",
+    "deletes_total": "1.0",
+    "events_total": "4.0",
+    "resyncs_total": "1.0",
+    "objects": "1.0",
+    "synced": "1.0",
+}
 
 
 async def test_everything_is_reflected_and_followed(cluster: ScriptedCluster, etcd: Etcd, ksr: Ksr):
@@ -230,23 +239,17 @@ async def test_metrics_count_what_was_done(cluster: ScriptedCluster, etcd: Etcd,
         await cluster.put(kube.PODS, pod("a", namespace=NAMESPACE, v="2"))
         await cluster.delete(kube.PODS, "b")
         await converged(etcd, cluster)
+        wanted = {f'contiv_ksr_{name}{{kind="pods"}} {value}' for name, value in COUNTED.items()}
+        wanted.add("contiv_ksr_leader 1.0")
         connector = aiohttp.UnixConnector(address.removeprefix("unix:"))
         async with aiohttp.ClientSession(connector=connector) as session:
-            async with session.get("http://localhost/metrics") as response:
-                lines = (await response.text()).splitlines()
+            missing = wanted
+            async with asyncio.timeout(WAIT_S):
+                while missing:  # etcd has the objects a moment before they are counted
+                    async with session.get("http://localhost/metrics") as response:
+                        missing = wanted - set((await response.text()).splitlines())
             async with session.get("http://localhost/readiness") as response:
                 assert response.status == 200, await response.text()
-    for name, value in {
-        "adds_total": "2.0",
-        "updates_total": "1.0",
-        "deletes_total": "1.0",
-        "events_total": "4.0",
-        "resyncs_total": "1.0",
-        "objects": "1.0",
-        "synced": "1.0",
-    }.items():
-        assert f'contiv_ksr_{name}{{kind="pods"}} {value}' in lines
-    assert "contiv_ksr_leader 1.0" in lines
 
 
 async def test_settings_that_cannot_be_used_end_it_at_once(server: EmbeddedEtcd, ksr: Ksr):
