@@ -30,7 +30,7 @@ demo: install ## two nodes on this machine, pods that talk through VPP (or its e
 
 test: install ## the whole suite; the data-plane part runs on the emulator and, where installed, on VPP
 	@scripts/need-root test
-	@$(PY) -m pytest -q -m "not slow" $(TESTS) $(ARGS)
+	@$(PY) -m pytest -q -m "not slow" --reruns 1 $(TESTS) $(ARGS)
 
 test-slow: install ## the long tests: scale, churn
 	@scripts/need-root test-slow
