@@ -35,9 +35,9 @@ class Reply(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-async def get(world: World, namespace: str, address: str, port: int) -> Reply:
-    """One HTTP request over TCP from a namespace."""
-    return await world.cluster.workers.inside(namespace, lambda: _get(address, port))
+async def get(world: World, namespace: str, address: str, port: int, *, source_port: int = 0) -> Reply:
+    """One HTTP request over TCP from a namespace; ``source_port`` 0 is any."""
+    return await world.cluster.workers.inside(namespace, lambda: _get(address, port, source_port=source_port))
 
 
 async def echo(world: World, namespace: str, address: str, port: int) -> str:
@@ -157,9 +157,10 @@ async def stored(world: World, name: str) -> Object:
     return await world.cluster.api.request("GET", f"/api/v1/namespaces/default/services/{name}")
 
 
-def _get(address: str, port: int, *, timeout_s: float = TIMEOUT_S) -> Reply:
+def _get(address: str, port: int, *, timeout_s: float = TIMEOUT_S, source_port: int = 0) -> Reply:
+    source = ("", source_port)
     try:
-        with socket.create_connection((address, port), timeout=timeout_s) as connection:
+        with socket.create_connection((address, port), timeout=timeout_s, source_address=source) as connection:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             data = b""
             while chunk := connection.recv(4096):

@@ -32,6 +32,8 @@ SAMPLE_S = 0.2
 GRACE_S = 2.0
 """An endpoint that leaves and comes back at once looks unchanged before the agent has seen either."""
 SHARED_PORT = 8080
+FIRST_SOURCE_PORT = 2000
+SOURCE_PORTS = 63_000
 FIRST_PORT = 9000
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 SERVICES = "/api/v1/namespaces/default/services"
@@ -188,9 +190,8 @@ async def test_churn_disturbs_no_connection_that_has_an_endpoint(build: Build, c
         churn = Churn(world, pods, count, seed=count)
         vips = await churn.create()
         for vip in vips:
-            await serves(world, client, vip, 80, timeout_s=60)
-        # to shared endpoints, whichever they are: they serve other services until the end; of a client that makes no
-        # others, for VPP confuses two of one client's to one backend that came by two services and from one port
+            await serves(world, holder, vip, 80, timeout_s=60)
+        # to shared endpoints, whichever they are: they serve other services until the end
         held = [await world.cluster.workers.inside(holder, partial(connect, vip)) for vip in vips[1:40:2]]
         try:
             connections = await run(churn, client, vips, seconds)
@@ -214,12 +215,16 @@ async def run(churn: Churn, client: str, vips: list[str], seconds: int) -> list[
     """Change and connect at the same time."""
     connections: list[Met] = []
     over = asyncio.Event()
+    share = SOURCE_PORTS // len(vips)
+    used = [0] * len(vips)
 
     async def connecting() -> None:
         while not over.is_set():
             number = churn.random.randrange(len(vips))
             began = time.monotonic()
-            reply = await services.get(churn.world, client, vips[number], 80)
+            source_port = FIRST_SOURCE_PORT + number * share + used[number] % share
+            used[number] += 1
+            reply = await services.get(churn.world, client, vips[number], 80, source_port=source_port)
             met = Met(began, time.monotonic(), number, reply.server or reply.error)
             connections.append(met)
             churn.judge(met)
