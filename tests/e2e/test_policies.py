@@ -1,0 +1,168 @@
+"""Network policies while things happen: changes by kubectl, which the next connection follows, and agents that die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from contiv.demo.api import Object
+from tests.e2e.conftest import Build
+from tests.e2e.services import apply, server
+from tests.e2e.world import AGENT, World, address, eventually
+
+pytestmark = pytest.mark.root
+
+CONNECTED_S = 1.0
+"""A connection that takes longer has lost its first segment; the next one is sent after a second."""
+STREAM_PORT = 7  # tests/e2e/streams.py
+PERIOD_S = 0.02
+
+
+def thing(name: str, *, node: int, namespace: str = "default", ports: tuple[int, ...] = (), **labels: str) -> Object:
+    """A pod that answers on its ports, ``tcp-<number>`` by name."""
+    made = server(name, node=node, ports=ports)
+    made["metadata"] |= {"namespace": namespace, "labels": labels}
+    return made
+
+
+def guard(**spec: Any) -> Object:
+    """A policy for the pod ``db``."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "guard", "namespace": "default"},
+        "spec": {"podSelector": {"matchLabels": {"app": "db"}}, **spec},
+    }
+
+
+async def connects(world: World, source: Object, target: Object, port: int) -> bool | None:
+    """Whether a new connection is accepted, or lost on the way; None when it gets there and nobody listens yet."""
+
+    def attempt() -> bool | None:
+        try:
+            socket.create_connection((address(target), port), timeout=CONNECTED_S).close()
+        except TimeoutError:
+            return False
+        except ConnectionRefusedError:
+            return None
+        return True
+
+    return await world.cluster.workers.inside(world.cluster.sandbox_netns(source), attempt)
+
+
+# ---- changes -----------------------------------------------------------------------------------------------
+
+
+async def test_the_next_connection_follows_what_kubectl_changed_and_others_go_on(build: Build) -> None:
+    async with build(2) as world:
+        await world.kubectl("create", "namespace", "team")
+        pods = await world.create_pods(
+            [
+                thing("db", node=1, ports=(8080, 9090), app="db"),
+                thing("near", node=1, role="friend"),
+                thing("far", node=2, role="friend"),
+                thing("moves", node=2),
+                thing("guest", node=1, namespace="team"),
+            ]
+        )
+        named = {key.partition("/")[2]: each for key, each in pods.items()}
+        db, near, far = named["db"], named["near"], named["far"]
+        friends = [{"podSelector": {"matchLabels": {"role": "friend"}}}]
+        friends.append({"namespaceSelector": {"matchLabels": {"trusted": "yes"}}})
+
+        def rule(port: str) -> Mapping[str, Any]:
+            return {"ingress": [{"from": friends, "ports": [{"port": port}, {"port": STREAM_PORT}]}]}
+
+        async def now(**expected: set[int]) -> None:
+            """Wait until each client reaches these ports of ``db`` and not the other."""
+            ways = [(name, port) for name in expected for port in (8080, 9090)]
+
+            async def follows() -> bool:
+                found = await asyncio.gather(*(connects(world, named[name], db, port) for name, port in ways))
+                return found == [port in expected[name] for name, port in ways]
+
+            await eventually(follows, f"who connects where: {expected}")
+
+        await now(near={8080, 9090}, moves={8080, 9090}, guest={8080, 9090})
+        await apply(world, guard(**rule("tcp-8080")))
+        await now(moves=set(), guest=set(), near={8080})
+        async with world.steady_streams([(near, db), (far, db)], period_s=PERIOD_S) as finish:
+            await world.kubectl("label", "pod", "moves", "role=friend")
+            await now(moves={8080}, guest=set())
+            await world.kubectl("label", "pod", "moves", "role=stranger", "--overwrite")
+            await now(moves=set())
+            await world.kubectl("label", "namespace", "team", "trusted=yes")
+            await now(guest={8080}, moves=set())
+            await world.kubectl("label", "namespace", "team", "trusted=no", "--overwrite")
+            await now(guest=set())
+            await apply(world, guard(**rule("tcp-9090")))
+            await now(near={9090}, far={9090}, moves=set())
+            await world.kubectl("delete", "networkpolicy", "guard")
+            await now(moves={8080, 9090}, guest={8080, 9090})
+            streams = await finish()
+        assert (streams.broken, streams.unanswered) == ({}, {}), streams
+        assert streams.said > 0
+
+
+# ---- an agent that dies ------------------------------------------------------------------------------------
+
+
+async def test_an_agent_that_is_killed_opens_nothing_and_cuts_nothing(build: Build) -> None:
+    async with build(2) as world:
+        pods = await world.create_pods(
+            [
+                *(thing(f"db-{node}", node=node, app="db") for node in (1, 2)),
+                *(thing(f"friend-{node}", node=node, role="friend") for node in (1, 2)),
+                *(thing(f"stranger-{node}", node=node) for node in (1, 2)),
+                *(thing(f"captive-{node}", node=node, role="captive") for node in (1, 2)),
+            ]
+        )
+        named = {key.partition("/")[2]: each for key, each in pods.items()}
+        databases = [named["db-1"], named["db-2"]]
+        strangers = [named["stranger-1"], named["stranger-2"]]
+        into = guard(ingress=[{"from": [{"podSelector": {"matchLabels": {"role": "friend"}}}]}])
+        out = guard(podSelector={"matchLabels": {"role": "captive"}}, policyTypes=["Egress"])
+        out["metadata"]["name"] = "captive"
+        await apply(world, into, out)
+        allowed = [(named[f"friend-{node}"], database) for node in (1, 2) for database in databases]
+        forbidden = [(each, databases) for each in strangers]
+        forbidden += [(named[f"captive-{node}"], [*strangers, *databases]) for node in (1, 2)]
+
+        async def closed() -> bool:
+            pairs = [(source, target) for source, targets in forbidden for target in targets]
+            pings = await asyncio.gather(*(world.ping(source, target, count=1) for source, target in pairs))
+            return not any(each.times_s for each in pings)
+
+        await eventually(closed, "the policies are in force")
+        async with (
+            world.steady_streams(allowed, period_s=PERIOD_S) as said,
+            world.steady_pings(forbidden, period_s=PERIOD_S) as asked,
+        ):
+            await asyncio.gather(*(replace_agent(world, number) for number in (1, 2)))
+            pings, streams = await asked(), await said()
+        assert pings.sent > 0
+        assert sum(pings.lost.values()) == pings.sent, pings
+        assert streams.said > 0
+        assert (streams.broken, streams.unanswered) == ({}, {}), streams
+        await apply(world, guard(ingress=[{}]))
+        await world.first_reply(strangers[0], databases[1])
+
+
+async def replace_agent(world: World, number: int) -> None:
+    """SIGKILL for a node's agent; returns when the next one is synced and has nothing to do."""
+    before = world.agent_pid(number)
+    os.kill(before, signal.SIGKILL)
+
+    async def synced() -> bool:
+        if not any(AGENT in command and pid != before for pid, command in world.children_of(number).items()):
+            return False
+        status = await world.rest_when_back(number, "status")
+        return status["synced"] and not status["unsettled"] and not status["busy"]
+
+    await eventually(synced, "another agent has taken over")
