@@ -136,6 +136,11 @@ class CnatRenderer:
         found = cnat.backends(self._records(serving, version, node), version)
         return tuple(Backend(each.address, each.port) for each in found)
 
+    def hides_client(self, serving: Serving, node: NodeView) -> bool:
+        """A backend on the host never sees who it is."""
+        own = set(node.own_addresses)
+        return serving.hide_client or any(each.address in own for each in self.backends(serving, node))
+
     def _records(self, answer: Serving, version: int, node: NodeView) -> bytes:
         """The backends of a translation; none where a route that refuses is the answer."""
         if answer.answer is Answer.DROP:

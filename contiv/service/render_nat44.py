@@ -128,6 +128,10 @@ class Nat44Renderer:
             return ()
         return tuple(_unpack(self._records(serving, node)))
 
+    def hides_client(self, serving: Serving, node: NodeView) -> bool:
+        """All backends see the same."""
+        return serving.hide_client
+
     def _records(self, answer: Serving, node: NodeView) -> bytes:
         if answer.answer is Answer.DROP:
             return b""

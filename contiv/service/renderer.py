@@ -90,6 +90,10 @@ class Renderer(Protocol):
         """Where connections end."""
         ...
 
+    def hides_client(self, serving: Serving, node: NodeView) -> bool:
+        """Whether there is a backend that does not see the client's address, so that nobody can judge it there."""
+        ...
+
 
 def serving(service: kube.Service, claim: Claim, slices: Sequence[Slice], node: NodeView) -> Serving:
     """Who answers a claim on this node, by the service's traffic policies and its endpoints."""

@@ -417,7 +417,7 @@ class ServiceState:
                 continue
             backends = self.renderer.backends(answer, self.node)
             strange = foreign and any(each.address not in self.node.pods for each in backends)
-            hidden = answer.hide_client and answer.answer is Answer.SERVE
+            hidden = answer.answer is Answer.SERVE and self.renderer.hides_client(answer, self.node)
             if hidden or limits or strange:
                 yield Frontend(
                     address=claim.address,

@@ -72,6 +72,14 @@ def test_a_backend_on_the_host_sees_the_hidden_address() -> None:
     assert hairpins(desired) == set(), "an address of the node has none"
 
 
+def test_policies_judge_who_asks_a_backend_on_the_host_before_it_is_hidden() -> None:
+    made, _ = state(service(), slice_(endpoint("172.30.1.2")), renderer=CnatRenderer)
+    (frontend,) = made.frontends().values()
+    assert frontend.client_hidden
+    pods, _ = state(service(), slice_(endpoint("10.1.1.5")), renderer=CnatRenderer)
+    assert not pods.frontends()
+
+
 def test_the_outside_is_hidden_from_all_unless_the_policy_is_local() -> None:
     web = service(type="NodePort", ports=[port(node_port=NODE_PORT)])
     endpoints = slice_(endpoint("10.1.1.5", node="node-1"), endpoint("10.1.2.5", node="node-2"))

@@ -232,7 +232,11 @@ def _asked(lines: str, stage: Stage) -> list[tuple[str, str, bool]]:
 
 @pytest.mark.parametrize(
     ("dataplane", "services"),
-    [("emulator", "nat44"), pytest.param("vpp", "nat44", marks=[pytest.mark.vpp, pytest.mark.slow])],
+    [
+        ("emulator", "nat44"),
+        pytest.param("vpp", "nat44", marks=[pytest.mark.vpp, pytest.mark.slow]),
+        pytest.param("vpp", "cnat", marks=[pytest.mark.vpp, pytest.mark.slow]),
+    ],
     scope="module",
 )
 async def test_policies_judge_what_is_behind_services(player: Player) -> None:
