@@ -102,7 +102,7 @@ class Services:
         self._sessions = cnat.sessions if config.service_renderer == "cnat" else sessions
         self._state = ServiceState(view(), renderer_of(config))
         self.handler = ServiceHandler(
-            self._state, view=view, attachments=lambda: network.attachments, health=self._health, push=push
+            self._state, view=view, interfaces=lambda: network.pod_interfaces, health=self._health, push=push
         )
 
     def routes(self) -> list[web.RouteDef]:

@@ -1,14 +1,14 @@
 """The service capability's seat in the event loop: events to changes of ``ServiceState``, health checks after commits.
 
 Comes in: cluster resyncs, services, endpoint slices, own pods with host ports, the own Node object, and whatever
-changes the node's addresses and the pods attached here, which the handler sees in ``view`` and ``attachments``. Goes
-out: desired keys, and the faults of what changed to the log. Runs behind the network capability, which brings those up
-to date, and before policies, which read ``frontends``.
+changes the node's addresses and its pods' interfaces, which the handler sees in ``view`` and ``interfaces``. Goes out:
+desired keys, and the faults of what changed to the log. Runs behind the network capability, which brings those up to
+date, and before policies, which read ``frontends``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 import structlog
@@ -17,7 +17,6 @@ from contiv.controller.cluster import ClusterState, KubeChange
 from contiv.controller.event import ControllerError, Event
 from contiv.controller.handler import Commit, EventHandler
 from contiv.model import kube
-from contiv.model.node import Attachment
 from contiv.model.service import Frontend, FrontendKey
 from contiv.scheduler import Value
 from contiv.service.endpoints import Fault
@@ -51,15 +50,15 @@ class ServiceHandler(EventHandler[ClusterState]):
         state: ServiceState,
         *,
         view: Callable[[], NodeView],
-        attachments: Callable[[], Mapping[str, Attachment]],
+        interfaces: Callable[[], Collection[str]],
         health: HealthChecks,
         push: Callable[[Event], None],
     ) -> None:
-        """``view`` says what the node is now, ``attachments`` who is attached; both are read at each event that may
-        have changed them."""
+        """``view`` says what the node is now, ``interfaces`` which its pods have, or will have: what VPP does for an
+        interface then is long done when a pod comes. Both are read at each event that may have changed them."""
         self.state = state
         self._view = view
-        self._attachments = attachments
+        self._interfaces = interfaces
         self._health = health
         self._push = push
         self._cluster = ClusterState()
@@ -142,11 +141,8 @@ class ServiceHandler(EventHandler[ClusterState]):
         found = self._cluster.objects.get(kube.NODES.key(self.state.node.name))
         return found if isinstance(found, kube.Node) else None
 
-    def _interfaces(self) -> frozenset[str]:
-        return frozenset(attachment.interface for attachment in self._attachments().values())
-
     def _differ(self) -> bool:
-        return self._interfaces() != self.state.interfaces
+        return frozenset(self._interfaces()) != self.state.interfaces
 
     def _report(self) -> None:
         """Say what came to be wrong and what no longer is, of the services that changed."""

@@ -92,7 +92,7 @@ def a_service_handler(config: Config, network: NetworkState, quiet: Quiet) -> Se
     return ServiceHandler(
         ServiceState(view(), Nat44Renderer(services.options_of(config))),
         view=view,
-        attachments=lambda: network.attachments,
+        interfaces=lambda: network.pod_interfaces,
         health=quiet,
         push=lambda event: None,
     )

@@ -11,7 +11,6 @@ from contiv.controller.cluster import ClusterResync, ClusterState, KubeChange
 from contiv.controller.event import Event
 from contiv.controller.handler import Commit
 from contiv.model import kube
-from contiv.model.node import Attachment
 from contiv.service.handler import CompareInterfaces, ServiceHandler
 from contiv.service.render_nat44 import Nat44Renderer
 from contiv.service.renderer import Options
@@ -39,14 +38,14 @@ class Seat:
 
     def __init__(self, *objects: Any) -> None:
         self.cluster = ClusterState()
-        self.attachments: dict[str, Attachment] = {}
+        self.interfaces: set[str] = set()
         self.view = NODE
         self.health = Health()
         self.pushed: list[Event] = []
         self.handler = ServiceHandler(
             ServiceState(NODE, Nat44Renderer(Options())),
             view=lambda: self.view,
-            attachments=lambda: self.attachments,
+            interfaces=lambda: self.interfaces,
             health=self.health,
             push=self.pushed.append,
         )
@@ -70,12 +69,6 @@ def keyed(value: Any) -> tuple[str, Any]:
     """An object with its key."""
     kind = next(kind for kind in kube.KINDS if isinstance(value, kind.model))
     return kind.key_of(value), value
-
-
-def attachment(name: str) -> Attachment:
-    """A pod's attachment by its interface."""
-    fields = dict.fromkeys(Attachment.__struct_fields__, "")
-    return Attachment(**(fields | {"interface": name, "address": "10.1.1.5"}))
 
 
 def test_objects_become_keys_and_leave_none() -> None:
@@ -113,21 +106,21 @@ def test_own_pods_with_host_ports_are_too() -> None:
     assert not seat.handler.handles(KubeChange(key=keyed(there)[0], old=None, new=there))
 
 
-def test_attached_pods_get_their_features_with_the_event_that_attached_them() -> None:
+def test_pods_interfaces_get_their_features_with_the_event_that_made_them() -> None:
     seat = Seat()
-    seat.attachments["a"] = attachment("pod1")
+    seat.interfaces.add("pod1")
     assert seat.handler.handles(PodsChanged())
     assert list(seat.handler.update(PodsChanged())) == ["vpp/nat-interface/pod1"]
     assert seat.handler.update(PodsChanged()) == {}
-    seat.attachments = {}  # a resync of the network capability makes another mapping
+    seat.interfaces = set()
     assert seat.handler.update(PodsChanged()) == {"vpp/nat-interface/pod1": None}
 
 
 async def test_what_the_network_takes_back_later_is_looked_at_again() -> None:
     seat = Seat()
-    seat.attachments["a"] = attachment("pod1")
+    seat.interfaces.add("pod1")
     seat.handler.update(PodsChanged())
-    del seat.attachments["a"]  # handlers are reverted in the opposite order: this one first
+    seat.interfaces.clear()  # handlers are reverted in the opposite order: this one first
     await seat.commit(reverted=(PodsChanged(),))
     assert seat.pushed == [CompareInterfaces()]
     assert seat.handler.update(seat.pushed[0]) == {"vpp/nat-interface/pod1": None}
