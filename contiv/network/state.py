@@ -154,13 +154,6 @@ class NetworkState:
         """The interfaces of this node's pods, those included that are kept ahead of them."""
         return frozenset((*self.slots.spare(), *(pod.interface for pod in self.attachments.values())))
 
-    @property
-    def snat_interface(self) -> str | None:
-        """What leaves by this interface gets the node's address; None where nothing does."""
-        if self.uplink is None or not self.options.hide_pods:
-            return None
-        return UPLINK if UPLINK not in self.node_interfaces else render_out.SNAT
-
         """The keys without which the host does not reach the world by VPP."""
         return set(self._host())
 
