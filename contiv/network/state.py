@@ -148,12 +148,12 @@ class NetworkState:
             case _:
                 return (render_node.BVI, UPLINK)
 
-    def host_keys(self) -> set[str]:
     @property
     def pod_interfaces(self) -> frozenset[str]:
         """The interfaces of this node's pods, those included that are kept ahead of them."""
         return frozenset((*self.slots.spare(), *(pod.interface for pod in self.attachments.values())))
 
+    def host_keys(self) -> set[str]:
         """The keys without which the host does not reach the world by VPP."""
         return set(self._host())
 
