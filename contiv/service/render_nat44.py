@@ -150,10 +150,6 @@ class Nat44Renderer:
         return hashing.bound_backends(packed, hashing.fingerprint(node.name.encode()), vpp.NAT_BACKENDS_MAX)
 
 
-def _drops(claim: Claim, node: NodeView) -> bool:
-    """Whether a route can drop the claim's traffic: a node's own address has other uses, and VPP answers nothing on
-    a port of it that nobody has."""
-    return claim.kind not in (Kind.NODE_PORT, Kind.HEALTH_CHECK) and not node.belongs_to_nodes(claim.address)
 def _with_draining(records: bytes, answer: Serving) -> bytes:
     """The backends, and with weight 0 those that end and are not among them, as far as there is room."""
     _, want = answer.choice
@@ -175,6 +171,10 @@ def _starts(records: bytes) -> range:
     return range(0, len(records), vpp.NAT_LOCAL_SIZE)
 
 
+def _drops(claim: Claim, node: NodeView) -> bool:
+    """Whether a route can drop the claim's traffic: a node's own address has other uses, and VPP answers nothing on
+    a port of it that nobody has."""
+    return claim.kind not in (Kind.NODE_PORT, Kind.HEALTH_CHECK) and not node.belongs_to_nodes(claim.address)
 
 
 def _doubled(records: bytes) -> bytes:
