@@ -37,12 +37,14 @@ def _cases(dataplane: str, services: str) -> list[object]:
 
 
 PLAYED = [param for plane in ("emulator", "vpp") for services in ("nat44", "none") for param in _cases(plane, services)]
+PLAYED += _cases("vpp", "cnat")
+CARRIED = {"nat44": [one for one in TRAFFIC if one != SCTP], "none": [SCTP], "cnat": list(TRAFFIC)}
+"""What is played, by what translates services; CNAT carries everything between pods."""
 
 
 @pytest.mark.parametrize(("dataplane", "services", "case"), PLAYED, scope="module")
 async def test_packets_pass_exactly_where_the_oracle_says(player: Player, services: str, case: Case) -> None:
-    traffic = [one for one in TRAFFIC if one != SCTP] if services == "nat44" else [SCTP]
-    wrong = await player.play(case, traffic)
+    wrong = await player.play(case, CARRIED[services])
     assert not wrong, "\n".join([f"{case.name}: {len(wrong)} of all probes:", *wrong[:SHOWN]])
     if case.by == "etcd":
         assert await player.faults() <= case.policies.keys()
