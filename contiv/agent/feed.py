@@ -3,7 +3,8 @@
 Three prefixes are followed, Kubernetes state, node IDs and KSR's word that a kind is complete, each by its own watch. A
 resync reads all, whichever watch asked for it; from then on each watch goes on behind what was read, so that nobody's
 state ever goes back in time. Changes wait while a resync reads: one that overtook it would be lost under the older
-snapshot. An object that cannot be decoded is logged with its key and skipped; the rest goes on.
+snapshot. Of an object that cannot be decoded what was known before stays in force, and ``unreadable`` tells its name
+and field; the rest goes on.
 
 Whatever etcd tells goes to the mirror too. Without etcd the first snapshot is the mirror's; and what etcd has lost is
 kept until it is told again (``memory.py``). A kind that KSR has once reflected completely stays so, also over a start
@@ -23,6 +24,7 @@ import structlog
 
 from contiv.agent.memory import Memory
 from contiv.agent.persistence import Persistence
+from contiv.agent.problems import counted
 from contiv.controller.cluster import ClusterResync, ClusterState, EtcdChange, KubeChange, NodeClaimChange
 from contiv.controller.event import Event
 from contiv.errors import StoreError
@@ -63,8 +65,18 @@ class Feed:
         """KSR's statuses by key, as resyncs read them."""
         self._announced: set[str] = set()
         """Plurals of kinds whose statuses came since."""
+        self.unreadable: dict[str, str] = {}
+        """Keys of Kubernetes objects in etcd that cannot be decoded, and why."""
         self._away = False
         """Whether handlers believe that etcd is away."""
+
+    @property
+    def problem(self) -> str | None:
+        """The objects in etcd that cannot be decoded, with what is wrong with which field."""
+        if not self.unreadable:
+            return None
+        told = [f"{key.removeprefix(keys.K8S)}: {why}" for key, why in sorted(self.unreadable.items())]
+        return counted("object in etcd that cannot be decoded", told, see="the agent's log")
 
     async def start(self) -> None:
         """Push the first resync: etcd's state, or the mirror's when etcd cannot be read (StoreError when there is
@@ -118,7 +130,7 @@ class Feed:
             known = self._known if self._known.objects or self._known.claims else await self._remembered()
             self._reflected |= statuses.values
             decoded = self._memory.objects(
-                _decoded(objects.values),
+                self._readable(objects.values, known.objects),
                 known=known.objects,
                 reflected={key.removeprefix(keys.KSR_STATUS) for key in statuses.records},
             )
@@ -140,7 +152,8 @@ class Feed:
                 keys.KSR_STATUS: statuses.revision,
             }
             await self._push(event)
-            await self._remember(event, {**objects.values, **claims.values})
+            stored = {key: value for key, value in objects.values.items() if key not in self.unreadable}
+            await self._remember(event, {**stored, **claims.values})
 
     async def _resync_from_mirror(self, error: StoreError) -> bool:
         """Push what the mirror holds, if it knows this node; whether it does."""
@@ -165,7 +178,7 @@ class Feed:
     async def _remembered(self) -> ClusterState:
         """The cluster as the mirror has it."""
         state = ClusterState()
-        state.objects = _decoded(await self._mirror.load(keys.K8S))
+        state.objects = self._readable(await self._mirror.load(keys.K8S), {})
         state.claims = parse_claims(await self._mirror.load(keys.NODE_IDS))
         self._reflected = await self._mirror.load(keys.KSR_STATUS) | self._reflected
         return state
@@ -198,7 +211,7 @@ class Feed:
         """Bring the mirror up to date; what a resync has written there already may be newer."""
         async with self._turn:
             fresh = [change for change in changes if change.mod_revision > self._read_at[prefix]]
-            await self._mirror.write({change.key: change.value for change in fresh})
+            await self._mirror.write({c.key: c.value for c in fresh if c.key not in self.unreadable})
 
     async def _take(self, prefix: str, change: Change, convert: Callable[[Change], Event | None]) -> None:
         async with self._turn:
@@ -227,11 +240,31 @@ class Feed:
             else:
                 return
 
+    def _readable(
+        self, values: Mapping[str, bytes], known: Mapping[str, kube.KubeObject]
+    ) -> dict[str, kube.KubeObject]:
+        """The objects; of those that cannot be decoded what is known of them."""
+        self.unreadable = {}
+        decoded = ((key, self._parse(key, value) or known.get(key)) for key, value in values.items())
+        return {key: value for key, value in decoded if value is not None}
+
+    def _parse(self, key: str, value: bytes) -> kube.KubeObject | None:
+        try:
+            parsed = _parse(key, value)
+        except (KeyError, msgspec.DecodeError) as error:
+            why = "no kind of object is called so" if isinstance(error, KeyError) else str(error)
+            log.error("unreadable object in etcd", key=key, error=why)
+            self.unreadable[key] = why
+            return None
+        self.unreadable.pop(key, None)
+        return parsed
+
     def _kube_change(self, change: Change) -> Event | None:
         old = self._known.objects.get(change.key)
         if change.value is None:
+            self.unreadable.pop(change.key, None)
             return None if old is None else KubeChange(key=change.key, old=old, new=None)
-        new = _parse(change.key, change.value)
+        new = self._parse(change.key, change.value)
         return None if new is None or new == old else KubeChange(key=change.key, old=old, new=new)
 
     def _claim_change(self, change: Change) -> Event | None:
@@ -242,11 +275,6 @@ class Feed:
         return None if claim is None else NodeClaimChange(id=claim.id, claim=claim)
 
 
-def _decoded(values: Mapping[str, bytes]) -> dict[str, kube.KubeObject]:
-    parsed = ((key, _parse(key, value)) for key, value in values.items())
-    return {key: value for key, value in parsed if value is not None}
-
-
 def _encoded(key: str, value: kube.KubeObject) -> bytes:
     return kube.kind_of(key).encode(value)  # type: ignore[arg-type]  # the key's kind is the value's
 
@@ -255,12 +283,8 @@ _sharing: Final = Sharing()
 """For all that this process decodes: it knows one cluster."""
 
 
-def _parse(key: str, value: bytes) -> kube.KubeObject | None:
-    try:
-        return _sharing.share(kube.parse(key, value))
-    except (KeyError, msgspec.ValidationError, msgspec.DecodeError) as error:
-        log.error("unreadable object in etcd", key=key, error=str(error))
-        return None
+def _parse(key: str, value: bytes) -> kube.KubeObject:
+    return _sharing.share(kube.parse(key, value))
 
 
 def _decoded_attachments(values: Mapping[str, bytes]) -> dict[str, Attachment]:

@@ -161,6 +161,7 @@ class _Agent:
         self.persistence = persistence
         self.mirror = mirror
         self._generation = vpp.generation
+        self._feed: Feed | None = None
         self.registry = metrics.registry()
         self.health = metrics.Health()
         tap = config.pod_interface == "tap" or (config.pod_interface == "auto" and has_vhost_net())
@@ -219,7 +220,7 @@ class _Agent:
 
     async def serve(self, etcd: Etcd, stop: asyncio.Event) -> None:
         """Run everything until ``stop``."""
-        feed = Feed(etcd, self.persistence, self.mirror, node=self.me.name, push=self.controller.put)
+        self._feed = feed = Feed(etcd, self.persistence, self.mirror, node=self.me.name, push=self.controller.put)
         run_dir = Path(self.config.run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         handler = Handler(self.controller.call, self.network, self._unready)
@@ -290,6 +291,8 @@ class _Agent:
             problems["former mirror"] = f"unreadable, kept as {self.mirror.set_aside}; remove it when it is of no use"
         if self.policies.problem is not None and self.controller.synced:
             problems["policies"] = self.policies.problem
+        if self._feed is not None and self._feed.problem is not None:
+            problems["unreadable"] = self._feed.problem
         if self.persistence.unsent:
             problems["etcd"] = f"{self.persistence.unsent} keys are not written yet; they are in the mirror"
         return problems

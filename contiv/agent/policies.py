@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from contiv.agent.problems import counted
 from contiv.controller import Event
 from contiv.network.render_host import HOST_VPP
 from contiv.network.render_node import BVI
@@ -45,15 +46,6 @@ def node_view(network: NetworkState) -> NodeView:
     )
 
 
-SHOWN: Final = 3
-"""Of many pods or faults in one line."""
-
-
-def _counted(number: int, what: str, names: list[str]) -> str:
-    more = f", and {number - SHOWN} more: see netctl policies" if number > SHOWN else ""
-    return f"{number} × {what}: {', '.join(names[:SHOWN])}{more}"
-
-
 class Policies:
     """The parts of the capability, wired."""
 
@@ -72,7 +64,7 @@ class Policies:
             return "KSR has not reflected pods, namespaces and policies completely yet: every pod is isolated"
         unknown = [local for local in state.locals() if local.pod is None and any(local.name)]
         told = [
-            _counted(len(those), f"pod {what}", [f"{local.name[0]}/{local.name[1]}" for local in those])
+            counted(f"pod {what}", ["/".join(local.name) for local in those], see="netctl policies")
             for what, those in (
                 ("isolated, its object not known yet", [local for local in unknown if not local.presumed]),
                 ("open, its object not known and no policy in its namespace", [pod for pod in unknown if pod.presumed]),
@@ -81,7 +73,7 @@ class Policies:
         ]
         faults = self.handler.faults
         if faults:
-            told.append(_counted(len(faults), "part of an object left out", [str(fault) for fault in faults]))
+            told.append(counted("bad field", [str(fault) for fault in faults], see="netctl policies --faults"))
         return "; ".join(told) or None
 
     def routes(self) -> list[web.RouteDef]:

@@ -159,13 +159,43 @@ async def test_what_cannot_be_read_is_left_out_and_the_rest_goes_on(etcd: Etcd, 
             **dict([namespace("good"), claim(3)]),
         }
     )
-    async with following(etcd, agent, tmp_path):
+    async with following(etcd, agent, tmp_path) as feed:
         assert names(agent) == {"good"}
         assert set(agent.state.claims) == {3}
         assert agent.state.attachments == {}
         await etcd.write({keys.k8s_object("namespaces", "worse"): b"\xff", keys.node_id(4): b"4"})
         await etcd.write(dict([namespace("better"), claim(5)]))
         await agent.until(lambda: names(agent) == {"good", "better"} and set(agent.state.claims) == {3, 5})
+        assert {key.rpartition("/")[2] for key in feed.unreadable} == {"bad", "x", "worse"}
+        await etcd.delete(keys.k8s_object("nonsense", "x"))
+        await etcd.delete(keys.k8s_object("namespaces", "bad"))
+        await etcd.write(dict([namespace("worse")]))
+        await agent.until(lambda: names(agent) == {"good", "better", "worse"})
+        assert feed.problem is None
+
+
+async def test_of_what_cannot_be_read_any_more_what_was_known_stays_in_force(etcd: Etcd, tmp_path: Path) -> None:
+    """A policy that somebody spoiled by hand must not open what it had closed, also over resyncs and restarts."""
+    key = keys.k8s_object("networkpolicies", "p", namespace="a")
+    policy = kube.NetworkPolicy(namespace="a", name="p", pod_selector=kube.LabelSelector())
+    await etcd.write({key: kube.NETWORK_POLICIES.encode(policy), **statuses(), **dict([claim(1, "node1")])})
+    agent, again = Agent(), Agent()
+    spoilt = b'{"namespace":"a","name":"p","podSelector":{},"ingress":[{"ports":[{"protocol":6}]}]}'
+    async with following(etcd, agent, tmp_path) as feed:
+        await etcd.write({key: spoilt})
+        await etcd.write(dict([namespace("after")]))
+        await agent.until(lambda: "after" in names(agent))
+        assert feed.problem is not None
+        assert "networkpolicies/a/p: " in feed.problem
+        assert "$.ingress[0].ports[0].protocol" in feed.problem
+        await feed._resync("test")
+        assert agent.state.objects[key] == policy
+    async with following(etcd, again, tmp_path) as feed:
+        assert again.state.objects[key] == policy
+        assert feed.problem is not None
+        await etcd.delete(key)
+        await again.until(lambda: key not in again.state.objects)
+        assert feed.problem is None
 
 
 async def test_a_compaction_while_etcd_was_away_is_one_more_resync_and_nothing_is_lost(

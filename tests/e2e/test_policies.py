@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -12,8 +13,11 @@ from typing import Any
 import pytest
 
 from contiv.demo.api import Object
+from contiv.model import keys, kube
+from contiv.store.client import Etcd
 from tests.e2e.conftest import Build
 from tests.e2e.services import apply, server
+from tests.e2e.test_drift import netctl
 from tests.e2e.world import AGENT, World, address, eventually
 
 pytestmark = pytest.mark.root
@@ -166,3 +170,53 @@ async def replace_agent(world: World, number: int) -> None:
         return status["synced"] and not status["unsettled"] and not status["busy"]
 
     await eventually(synced, "another agent has taken over")
+
+
+# ---- bad objects -------------------------------------------------------------------------------------------
+
+
+UNDECODABLE = b'{"namespace":"default","name":"broken","podSelector":{},"ingress":[{"ports":[{"protocol":6}]}]}'
+
+
+async def test_bad_policies_are_told_by_name_and_field_and_all_else_holds(build: Build) -> None:
+    """One that the API server took and VPP cannot do in part, and two that it would not take, written into etcd."""
+    async with build(1) as world:
+        pods = await world.create_pods(
+            [
+                thing("db", node=1, app="db"),
+                thing("friend", node=1, role="friend"),
+                thing("stranger", node=1),
+                thing("other", node=1, app="other"),
+            ]
+        )
+        named = {key.partition("/")[2]: each for key, each in pods.items()}
+        friend = {"podSelector": {"matchLabels": {"role": "friend"}}}
+        await world.cluster.create(guard(ingress=[{"ports": [{"protocol": "SCTP", "port": 80}]}, {"from": [friend]}]))
+        selector = kube.LabelSelector(match_expressions=(kube.LabelRequirement("app", "Like", ("db",)),))
+        odd = kube.NetworkPolicy(namespace="default", name="odd", pod_selector=selector)
+        async with await Etcd.connect([world.cluster.etcd]) as etcd:
+            for name, value in (("odd", kube.NETWORK_POLICIES.encode(odd)), ("broken", UNDECODABLE)):
+                await etcd.put(keys.k8s_object("networkpolicies", name, namespace="default"), value)
+
+        async def told() -> bool:
+            problems = (await world.rest(1, "status"))["problems"]
+            return all(
+                part in problems.get(place, "")
+                for place, part in (
+                    ("policies", "networkpolicies default/guard: spec.ingress[0].ports[0].port: VPP cannot"),
+                    ("policies", "networkpolicies default/odd: spec.podSelector.matchExpressions[0].operator: 'Like'"),
+                    ("unreadable", "networkpolicies/default/broken: "),
+                    ("unreadable", "$.ingress[0].ports[0].protocol"),
+                )
+            )
+
+        await eventually(told, "each is told with its field")
+        await world.first_reply(named["friend"], named["db"])
+        await world.first_reply(named["stranger"], named["other"])
+        assert not (await world.ping(named["stranger"], named["db"])).times_s
+        _, output = await netctl(world, "-o", "json", "status", "node-1")
+        (row,) = json.loads(output)
+        assert "default/guard: spec.ingress[0].ports[0].port" in row["detail"]
+        assert "default/broken: " in row["detail"]
+        await world.kubectl("delete", "networkpolicy", "guard")
+        await world.first_reply(named["stranger"], named["db"])
