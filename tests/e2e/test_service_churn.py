@@ -203,7 +203,10 @@ async def test_churn_disturbs_no_connection_that_has_an_endpoint(build: Build, c
                 connection.close()
         failed = [met for met in connections if not met.answer.startswith("pod-")]
         print(f"{churn.changes} changes, {len(connections)} connections, {len(failed)} failed, {len(churn.left)} left")
-        assert [met for met in failed if not churn.excused(met)] == []
+        unexcused = [met for met in failed if not churn.excused(met)]
+        for met in unexcused[:5]:
+            print(met, churn.losses[met.service])
+        assert unexcused == []
         assert len(failed) < len(connections) / 20, "only those under way just then"
         assert churn.stale == []
         assert len(churn.left) > seconds, "VPP followed"
@@ -222,7 +225,10 @@ async def run(churn: Churn, client: str, vips: list[str], seconds: int) -> list[
         while not over.is_set():
             number = churn.random.randrange(len(vips))
             began = time.monotonic()
-            source_port = FIRST_SOURCE_PORT + number * share + used[number] % share
+            if used[number] == share:  # enough is enough
+                await asyncio.sleep(0.01)
+                continue
+            source_port = FIRST_SOURCE_PORT + number * share + used[number]
             used[number] += 1
             reply = await services.get(churn.world, client, vips[number], 80, source_port=source_port)
             met = Met(began, time.monotonic(), number, reply.server or reply.error)
