@@ -252,8 +252,9 @@ async def assert_nothing_leaked(world: World, before: dict[int, Footprint]) -> N
         last: dict[str, list[str]] = {}
 
         async def as_before(number: int = number, was: Footprint = was, last: dict[str, list[str]] = last) -> bool:
+            found = _differences(was.held, await world.held(number))
             last.clear()
-            last.update(_differences(was.held, await world.held(number)))
+            last.update(found)
             return not last
 
         try:
