@@ -18,7 +18,7 @@ from contiv.agent import cnat as agent_cnat
 from contiv.errors import ConfigError
 from contiv.model import cnat as model
 from contiv.model import vpp as vpp_model
-from contiv.model.ip import Address
+from contiv.model.ip import Address, Network
 from contiv.scheduler import Resync, Scheduler, Settings, Txn, Value
 from contiv.vpp.descriptors import FibSource, Interfaces, cnat_descriptors, descriptors
 
@@ -28,6 +28,7 @@ TCP, UDP, SCTP = 6, 17, 132
 ROUNDS = 12
 NO_INDEX = 0xFFFFFFFF
 UPDATE = "cnat_translation_update"
+ROUTES = ("10.96.0.0/12", "203.0.113.7/32")
 
 
 def address(text: str) -> Address:
@@ -59,7 +60,8 @@ def a_scheduler(vpp: Any) -> Scheduler:
 
 def entries(*values: Any) -> dict[str, Value]:
     return dict(
-        vpp_model.entry(value) if isinstance(value, vpp_model.Loopback) else model.entry(value) for value in values
+        vpp_model.entry(value) if isinstance(value, vpp_model.Loopback | vpp_model.Route) else model.entry(value)
+        for value in values
     )
 
 
@@ -181,6 +183,22 @@ async def test_a_strangers_translation_stays_and_drift_is_mended(api: Recorded, 
     assert (await scheduler.inspect()).empty
     await a_scheduler(api).commit(Txn({}, resync=Resync.FULL))
     assert [str(entry.translation.vip.addr) for entry in await vpp.dump("cnat_translation")] == ["10.96.9.9"]
+
+
+async def test_our_routes_to_translated_addresses_are_found_and_only_ours(api: Recorded) -> None:
+    """VPP lists them as CNAT's, like those that CNAT made of the route around them."""
+    network, single = (vpp_model.Route(vrf=0, destination=Network.parse(text), reject=True) for text in ROUTES)
+    settings = model.CnatSettings(hidden=HIDDEN)
+    covered, alone = translation(several(2)), translation(several(2), address("203.0.113.7"))
+    wanted = entries(settings, network, single, covered, alone)
+    scheduler = a_scheduler(api)
+    assert not (await scheduler.commit(Txn(wanted, resync=Resync.FULL))).errors
+    assert (await scheduler.inspect()).empty
+    assert (await a_scheduler(api).commit(Txn(wanted, resync=Resync.FULL))).plan.empty
+    fewer = entries(settings, network, covered, alone)
+    outcome = await a_scheduler(api).commit(Txn(fewer, resync=Resync.FULL))
+    assert [operation.key for operation in outcome.plan.operations] == [vpp_model.key_of(single)]
+    assert (await a_scheduler(api).commit(Txn(fewer, resync=Resync.FULL))).plan.empty
 
 
 async def test_thousands_of_translations_are_made_and_read_back_at_once(api: Recorded) -> None:
