@@ -3,7 +3,7 @@
 CNAT translates where a packet is routed: a service's address is a route that leads through ``ip4-cnat-tx``, and so does
 a client's, whose replies get the service's address back. Interfaces need no features, and access lists see what they
 see with NAT44-ED: the service's address on input, the backend on output. (CNAT's features on interfaces, the other
-way, end VXLAN for good with the first ICMP error that VPP itself sends: docs/decisions/cnat-services.md.)
+way, are not safe beside ICMP errors that VPP itself sends: docs/decisions/cnat-services.md.)
 
 - A cluster IP, and what has the traffic policy Local: the backend sees the client. Where it is the client itself, it
   sees the hidden address: each pod of this node that serves such a frontend has a ``CnatHairpin``. A backend on the
