@@ -21,7 +21,8 @@ from typing import Any, ClassVar, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from contiv._fastpath.acl_types import Rule, Verdict
+from contiv._fastpath.acl_types import Rule as Rule
+from contiv._fastpath.acl_types import Verdict as Verdict
 from contiv.model.ip import Address, Network
 
 RULE_SIZE: Final = 48

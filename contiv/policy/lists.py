@@ -18,7 +18,7 @@ from contiv.model.service import Frontend, FrontendKey
 from contiv.policy import tables
 from contiv.policy.frontends import Frontends
 from contiv.policy.local import Local
-from contiv.policy.tables import OPEN, PASS, REFLECT, Lists, NodeView, Usable
+from contiv.policy.tables import ERRORS, OPEN, PASS, REFLECT, Lists, NodeView, Usable
 
 SPARE_TABLES: Final = 64
 """Finished tables that are kept beside those in use."""
@@ -127,8 +127,9 @@ class Writer:
         if pod.ingress is None and pod.egress is None and not pod.pairs and not first:
             return OPEN
         last = REFLECT if pod.egress is None else self._egress(pod, pod.egress)
-        entry = REFLECT if pod.ingress is None else self._ingress(pod.ingress)
-        return Lists(input=(*first, last), output=(*self._sources(pod), entry))
+        entry = (REFLECT,) if pod.ingress is None else (self._ingress(pod.ingress),)
+        errors = () if pod.ingress is None or pod.shut else (ERRORS,)
+        return Lists(input=(*first, last), output=(*self._sources(pod), *errors, *entry))
 
     def _ingress(self, allowed: acl.Allowed) -> acl.Table:
         return self._table(("ingress", allowed), lambda: tables.ingress(allowed, self.node))

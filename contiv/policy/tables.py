@@ -5,7 +5,7 @@ service translation, on output after it; the uplink's output would see it after 
 
 ====================== ============================================================================================
 pod, input             ``guard``, then ``egress`` or, when the pod may reach everything, ``REFLECT``
-pod, output            ``sources``, then ``ingress`` or ``REFLECT``
+pod, output            ``sources``, then ``ERRORS`` and ``ingress``, or ``REFLECT``
 overlay, output        ``remote``
 overlay, input         ``outside_guard``, then ``REFLECT``
 host, output           ``remote``
@@ -40,6 +40,19 @@ REFLECT: Final = acl.Table.build([acl.permit()])
 """Everything passes, and its replies too."""
 PASS: Final = acl.Table.build([acl.permit(reflect=False)])
 """Everything passes."""
+
+
+ANYWHERE: Final = (Network.parse("0.0.0.0/0"), Network.parse("::/0"))
+ERRORS: Final = acl.Table.from_rules(
+    acl.Rule(acl.PERMIT, anywhere, anywhere, protocol=protocol, source_ports=types)
+    for anywhere, protocol, types in (
+        (ANYWHERE[0], acl.ICMP, (3, 3)),
+        (ANYWHERE[0], acl.ICMP, (11, 12)),
+        (ANYWHERE[1], acl.ICMP6, (1, 4)),
+    )
+)
+"""ICMP errors come in: destination unreachable, which carries path MTUs, time exceeded, parameter problem; for IPv6
+packet too big as well (RFC 792, RFC 4443). They are about what the pod has sent, and no session lets them back."""
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):

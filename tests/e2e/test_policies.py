@@ -1,4 +1,4 @@
-"""Network policies while things happen: changes by kubectl, which the next connection follows, and agents that die."""
+"""Network policies while things happen: changes by kubectl, agents that die, ICMP errors, objects that are wrong."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -170,6 +171,64 @@ async def replace_agent(world: World, number: int) -> None:
         return status["synced"] and not status["unsettled"] and not status["busy"]
 
     await eventually(synced, "another agent has taken over")
+
+
+# ---- ICMP errors -------------------------------------------------------------------------------------------
+
+
+PATH_MTU = 1200
+IP_MTU = 14  # linux/in.h
+DATAGRAM = struct.Struct("!BBHHHBBH4s4sHHHH")
+"""The head of an IPv4 packet with UDP: what an ICMP error quotes."""
+
+
+async def test_an_isolated_pod_learns_path_mtus(build: Build) -> None:
+    """Nobody may speak to it; what is told about its own packets it hears, or large ones would be lost for good."""
+    async with build(2) as world:
+        pods = await world.create_pods([thing("db", node=1, app="db"), thing("far", node=2)])
+        db, far = pods["default/db"], pods["default/far"]
+        await apply(world, guard(policyTypes=["Ingress"]))
+
+        async def isolated() -> bool:
+            return not (await world.ping(far, db, count=1)).times_s
+
+        await eventually(isolated, "the policy is in force")
+        here, there = world.cluster.sandbox_netns(db), world.cluster.sandbox_netns(far)
+        with await world.cluster.workers.inside(here, lambda: connected_datagrams(address(far))) as client:
+            assert client.getsockopt(socket.IPPROTO_IP, IP_MTU) > PATH_MTU
+            error = fragmentation_needed(client)
+
+            async def learnt() -> bool:
+                await world.cluster.workers.inside(there, lambda: send_icmp(error, address(db)))
+                return client.getsockopt(socket.IPPROTO_IP, IP_MTU) == PATH_MTU
+
+            await eventually(learnt, "the pod knows the path MTU")
+        assert await isolated()
+
+
+def connected_datagrams(target: str) -> socket.socket:
+    """A UDP socket that has sent something there."""
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.connect((target, STREAM_PORT))
+    client.send(b"as large as it gets")
+    return client
+
+
+def fragmentation_needed(client: socket.socket) -> bytes:
+    """The ICMP error of a router on the way of a socket's datagrams (RFC 1191)."""
+    (here, source), (there, destination) = client.getsockname(), client.getpeername()
+    ends = socket.inet_aton(here), socket.inet_aton(there)
+    quoted = DATAGRAM.pack(0x45, 0, 1400, 0, 0x4000, 64, 17, 0, *ends, source, destination, 1380, 0)
+    message = struct.pack("!BBHHH", 3, 4, 0, 0, PATH_MTU) + quoted
+    total = sum(struct.unpack(f"!{len(message) // 2}H", message))
+    total = (total & 0xFFFF) + (total >> 16)
+    return message[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + message[4:]
+
+
+def send_icmp(message: bytes, target: str) -> None:
+    """Send an ICMP message as it is."""
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        raw.sendto(message, (target, 0))
 
 
 # ---- bad objects -------------------------------------------------------------------------------------------

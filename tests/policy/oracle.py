@@ -23,6 +23,9 @@ be read matches nothing**, and so allows nothing:
 An empty list of ``policyTypes`` is an absent one (the API server's defaulting takes them alike); unknown words in it
 name no direction. Container ports of one name and protocol in two containers of a pod: the name means both.
 
+ICMP errors about a connection belong to it and are none of their own: whoever may send one gets it in. The API
+reference says nothing of them; connection tracking elsewhere lets them in (docs/decisions/icmp-errors.md).
+
 Node and pod: a pod always receives from the node that it runs on (kubelet's probes); towards its node it is held to
 its egress rules like towards any address, so that it cannot use the node's services past them.
 """
@@ -42,6 +45,7 @@ Direction: TypeAlias = Literal["Ingress", "Egress"]
 Traffic: TypeAlias = tuple[str, int | None]
 """Protocol (TCP, UDP, SCTP, ICMP, or any other word) and destination port, None where the protocol has none."""
 
+ICMP_ERROR: Final = "ICMP error"
 WITH_PORTS: Final = frozenset({"TCP", "UDP", "SCTP"})
 
 
@@ -119,7 +123,7 @@ def permits(cluster: Cluster, source: End, destination: End, traffic: Traffic) -
     if source.pod is not None and source.pod == destination.pod:
         return True
     out = source.pod is None or side_allows(cluster, "Egress", source.pod, source, destination, traffic)
-    if destination.pod is None or is_node_of(cluster, source, destination.pod):
+    if destination.pod is None or is_node_of(cluster, source, destination.pod) or traffic[0] == ICMP_ERROR:
         return out
     return out and side_allows(cluster, "Ingress", destination.pod, source, destination, traffic)
 

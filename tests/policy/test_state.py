@@ -233,7 +233,7 @@ def test_pods_with_equal_rules_share_their_lists_also_when_they_are_isolated_bot
     node = running(both, pod("db2", 4, app="db"))
     assert listed(node.state.lists)["a-db"] == listed(node.state.lists)["a-db2"] == listed(node.state.lists)["a-web"]
     made = [name for name in node.keys if name.startswith(vpp.ACL)]
-    assert len(made) == 5, "egress, sources and ingress of pods; REFLECT and the list of BVI and host"
+    assert len(made) == 6, "egress, sources, errors and ingress of pods; REFLECT and the list of BVI and host"
 
 
 def test_a_policy_that_allows_everything_needs_no_list() -> None:

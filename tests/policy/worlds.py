@@ -28,8 +28,18 @@ PODS_NETWORK_6: Final = Network.parse("fd00:1::/64")
 SERVICES: Final = Network.parse("10.96.0.0/12")
 CLUSTER_IP: Final = "10.96.0.5"
 OUTSIDE: Final = ("192.0.2.7", "10.1.200.9", "2001:db8::7")
-NUMBERS: Final = {"TCP": acl.TCP, "UDP": acl.UDP, "SCTP": acl.SCTP, "ICMP": acl.ICMP, "GRE": 47}
-TRAFFIC: Final = (("TCP", 80), ("TCP", 81), ("UDP", 53), ("SCTP", 80), ("ICMP", None), ("GRE", None))
+NUMBERS: Final = {"TCP": acl.TCP, "UDP": acl.UDP, "SCTP": acl.SCTP, "ICMP": acl.ICMP, "ICMP error": acl.ICMP, "GRE": 47}
+ICMP_TYPES: Final = {("ICMP", 4): (8, 0), ("ICMP", 6): (128, 0), ("ICMP error", 4): (3, 4), ("ICMP error", 6): (2, 0)}
+"""Type and code: echo requests; fragmentation needed and packet too big."""
+TRAFFIC: Final = (
+    ("TCP", 80),
+    ("TCP", 81),
+    ("UDP", 53),
+    ("SCTP", 80),
+    ("ICMP", None),
+    ("ICMP error", None),
+    ("GRE", None),
+)
 Case = tuple[str, int | None]
 
 
@@ -113,7 +123,7 @@ class World:
         def through(node: str, interface: str, side: str) -> bool:
             lists = self.states[node].lists.get(interface)
             tables = getattr(lists, side) if lists is not None else ()
-            ports = (8, 0) if protocol == "ICMP" else (40000, port or 0)
+            ports = ICMP_TYPES.get((protocol, 6 if ":" in source else 4), (40000, port or 0))
             seen = CLUSTER_IP if service and near is not None and side == "input" and node == here else destination
             return bool(acl.evaluate_lists(tables, source, seen, number, *ports).action)
 
