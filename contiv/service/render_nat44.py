@@ -8,7 +8,8 @@ accord keeps its address.
   client is the backend itself (self-twice-NAT).
 - Node ports, external and load-balancer IPs with policy Cluster: the backend always sees the twice-NAT address, or
   replies of a backend on another node would leave there, untranslated.
-- No endpoint anywhere: a cluster IP is covered by the service CIDR's route, which answers with ICMP unreachable.
+- No endpoint anywhere: a route for the cluster IP alone answers with ICMP unreachable. (That of the service CIDR does not
+  always get to see it: once an interface has become outside, VPP takes the addresses of mappings for its own.)
   Elsewhere the host refuses, on a port without listener.
 - Policy Local and no endpoint here: dropped, by a route for the address alone.
 
@@ -119,6 +120,10 @@ class Nat44Renderer:
                 )
             elif answer.answer is Answer.DROP and _drops(claim, node):
                 key, route = vpp.entry(vpp.Route(vrf=MAIN_VRF, destination=claim.address.host_network))
+                rendered[key] = route
+            elif answer.answer is Answer.REFUSE:
+                refusal = vpp.Route(vrf=MAIN_VRF, destination=claim.address.host_network, reject=True)
+                key, route = vpp.entry(refusal)
                 rendered[key] = route
         return rendered
 
