@@ -55,6 +55,8 @@ class Descriptor(Protocol[V, M]):
     kind.
 
     ``retrieve_after`` names descriptors whose metadata ``retrieve`` reads, such as that of interfaces.
+    ``create_after`` names descriptors whose creates and updates in the same transaction come first, well or not: an
+    order that spares the data plane work, where a dependency would be too much.
     ``create_at_once`` is how many values one ``create_many`` may be given; 0 if the descriptor has none.
     Operations must tolerate a repetition: after an error the scheduler tries again without knowing how far it
     came.
@@ -63,6 +65,7 @@ class Descriptor(Protocol[V, M]):
     name: str
     prefix: str
     retrieve_after: tuple[str, ...] = ()
+    create_after: tuple[str, ...] = ()
     create_at_once: int = 0
 
     def dependencies(self, key: str, value: V) -> Iterable[Dependency]:

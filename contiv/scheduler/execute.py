@@ -10,8 +10,8 @@ Refuses to hide anything: what failed, was blocked or interrupted says so.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
@@ -42,6 +42,50 @@ class Execution(Struct, frozen=True):
     error: SchedulerError | None
     started: float
     ended: float
+
+
+class _Turns:
+    """Holds creates back until those of the descriptors that their own names in ``create_after`` are over."""
+
+    def __init__(self, registry: Registry, operations: Sequence[Operation]) -> None:
+        descriptors = [registry.find(operation.key) for operation in operations]
+        self._first = {
+            index: descriptor.create_after
+            for index, (operation, descriptor) in enumerate(zip(operations, descriptors, strict=True))
+            if operation.verb is Verb.CREATE and descriptor.create_after
+        }
+        before = {name for names in self._first.values() for name in names}
+        self._names = {
+            index: descriptor.name
+            for index, (operation, descriptor) in enumerate(zip(operations, descriptors, strict=True))
+            if operation.verb is not Verb.DELETE and descriptor.name in before
+        }
+        self._left = Counter(self._names.values())
+        self._held: list[int] = []
+
+    def admit(self, indexes: Iterable[int]) -> list[int]:
+        """Those that may start; the others are held."""
+        admitted: list[int] = []
+        for index in indexes:
+            (self._held if self._waits(index) else admitted).append(index)
+        return admitted
+
+    def over(self, indexes: Iterable[int]) -> list[int]:
+        """Those held that may start now that these are over."""
+        ended = [self._names[index] for index in indexes if index in self._names]
+        self._left.subtract(ended)
+        if all(self._left[name] for name in ended):
+            return []
+        held, self._held = self._held, []
+        return self.admit(held)
+
+    def release(self) -> list[int]:
+        """All that are held: for when nothing else is left to do."""
+        held, self._held = self._held, []
+        return held
+
+    def _waits(self, index: int) -> bool:
+        return any(self._left[name] for name in self._first.get(index, ()))
 
 
 class Executor:
@@ -77,7 +121,8 @@ class Executor:
         for index, operation in enumerate(operations):
             for earlier in operation.after:
                 followers.setdefault(earlier, []).append(index)
-        ready = deque(index for index, count in enumerate(waiting) if not count)
+        turns = _Turns(self._registry, operations)
+        ready = deque(turns.admit(index for index, count in enumerate(waiting) if not count))
         running = 0
 
         async def work(batch: Sequence[int]) -> None:
@@ -89,15 +134,20 @@ class Executor:
                 raise
             executions.update(zip(batch, done, strict=True))
             running -= 1
+            freed = []
             for index in batch:
                 for follower in followers.get(index, ()):
                     waiting[follower] -= 1
                     if not waiting[follower]:
-                        ready.append(follower)
+                        freed.append(follower)
+            ready.extend(turns.admit(freed))
+            ready.extend(turns.over(batch))
             start()
 
         def start() -> None:
             together: dict[str, list[int]] = {}
+            if not ready and not running:
+                ready.extend(turns.release())
             while ready and running < self._concurrency_max:
                 index = ready.popleft()
                 name, at_once = self._bulk(operations[index])

@@ -105,9 +105,16 @@ class FakeDescriptor(Descriptor[Item, int]):
     """One kind of object of a southbound."""
 
     def __init__(
-        self, southbound: Southbound, name: str, *, retrieve_after: tuple[str, ...] = (), at_once: int = 0
+        self,
+        southbound: Southbound,
+        name: str,
+        *,
+        retrieve_after: tuple[str, ...] = (),
+        create_after: tuple[str, ...] = (),
+        at_once: int = 0,
     ) -> None:
         self.name = name
+        self.create_after = create_after
         self.prefix = f"{name}/"
         self.retrieve_after = retrieve_after
         self.create_at_once = at_once

@@ -13,6 +13,7 @@ from contiv.scheduler import (
     PendingError,
     Resync,
     RetrieveError,
+    Scheduler,
     Settings,
     State,
     TransactionError,
@@ -20,7 +21,7 @@ from contiv.scheduler import (
     UnknownKeyError,
 )
 from contiv.scheduler.errors import InterruptedOperationError
-from tests.scheduler.southbound import Clock, Item, Southbound, make_scheduler
+from tests.scheduler.southbound import Clock, FakeDescriptor, Item, Southbound, make_scheduler
 
 
 @pytest.fixture
@@ -215,6 +216,27 @@ async def test_independent_keys_do_not_wait_for_one_another(scheduler, south):
         gate.set()
     assert task.result().ok
     assert south.running_max == 50
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_creates_come_after_those_of_the_descriptors_that_theirs_names(south, failing):
+    """Also after those that fail: it is an order, not a dependency."""
+    first = FakeDescriptor(south, "a")
+    then = FakeDescriptor(south, "b", create_after=("c",), at_once=4)
+    slow = FakeDescriptor(south, "c")
+    scheduler = Scheduler([first, then, slow])
+    if failing:
+        south.fail("create c/1")
+    changes = {f"b/{n}": Item() for n in range(6)} | {f"c/{n}": Item(needs=(f"a/{n}",)) for n in range(3)}
+    await update(scheduler, changes | {f"a/{n}": Item() for n in range(3)})
+    order = [each.removeprefix("create ")[0] for each in south.take_history()]
+    assert order[-6:] == ["b"] * 6
+    assert len(order) == 11 if failing else 12
+
+    assert (await update(scheduler, {"b/7": Item()})).ok, "alone it waits for nobody"
+    south.take_history()
+    assert (await update(scheduler, {"c/8": Item(needs=("b/9",)), "b/9": Item()})).ok, "a dependency is stronger"
+    assert south.take_history() == ["create b/9", "create c/8"]
 
 
 async def test_operations_at_once_stay_within_the_bound(south):

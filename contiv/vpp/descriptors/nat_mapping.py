@@ -39,7 +39,15 @@ from contiv.model.ip import Address
 from contiv.scheduler.descriptor import Actual, Dependency, Descriptor
 from contiv.vpp.api import builtin_schema
 from contiv.vpp.descriptors.base import NO_INDEX, OWNER, Api, lacks, remove
-from contiv.vpp.descriptors.nat import MAIN_VRF, ON_NAT, OUT2IN_ONLY, SELF_TWICE_NAT, SETTINGS, TWICE_NAT
+from contiv.vpp.descriptors.nat import (
+    MAIN_VRF,
+    ON_NAT,
+    OUT2IN_ONLY,
+    SELF_TWICE_NAT,
+    SETTINGS,
+    TWICE_NAT,
+    NatInterfaceDescriptor,
+)
 from contiv.vpp.descriptors.nat_users import Users
 from contiv.vpp.errors import VppApiError
 
@@ -70,6 +78,9 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
     name = "vpp/nat-mapping"
     prefix = model.NAT_MAPPING
     retrieve_after = (SETTINGS,)
+    # An interface that becomes outside costs VPP a FIB entry for each mapping that is there, found by a linear search,
+    # and leaves the entry behind when the mapping goes (nat44_ed.c, nat44_ed_add_del_sm_fib_reg_entries).
+    create_after = (NatInterfaceDescriptor.name,)
     create_at_once = 4096
 
     def __init__(self, api: Api) -> None:
