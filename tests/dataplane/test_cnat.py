@@ -26,6 +26,7 @@ from nat_wires import (
     NatWorld,
     checksum,
     echo,
+    ip4,
     sctp,
     tcp,
     udp,
@@ -55,6 +56,7 @@ AT_ONCE = 4
 UNREACHABLE = 5
 SNAT_CLIENTS = "10.1.0.0/16"
 WAIT_S = 10.0
+MORE_FRAGMENTS = 0x2000
 
 
 class CnatWorld(NatWorld):
@@ -269,6 +271,17 @@ async def test_who_spoke_before_there_was_a_translation_stays_untranslated(cnat:
     await cnat.serve([cnat.b1.v4], port=91, protocol=UDP)
     assert cnat.b1.name not in await cnat.play(cnat.c, udp(cnat.c.v4, 7100, VIP, 91)), "still"
     assert (await cnat.only(cnat.c, udp(cnat.c.v4, 7101, VIP, 91)))[0] is cnat.b1, "another socket"
+
+
+async def test_of_a_datagram_in_fragments_the_first_gets_there(cnat: CnatWorld) -> None:
+    """CNAT reads ports where the others have data. Straight to a pod that serves they all get through."""
+    await cnat.serve([cnat.b1.v4], protocol=UDP)
+    for target, port, arrived in ((VIP, 80, 1), (cnat.b1.v4, 8080, 2)):
+        whole = udp(cnat.c.v4, 7200, target, port, bytes(32))
+        first = ip4(cnat.c.v4, target, UDP, whole[20:44], fragment=MORE_FRAGMENTS)
+        second = ip4(cnat.c.v4, target, UDP, whole[44:], fragment=24 // 8)
+        found = await cnat.play(cnat.c, first, second)
+        assert len(found.get(cnat.b1.name, [])) == arrived, target
 
 
 async def test_lists_see_the_service_on_input_and_the_backend_on_output(cnat: CnatWorld) -> None:

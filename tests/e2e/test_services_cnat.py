@@ -133,7 +133,7 @@ async def test_isolation_restarts_and_another_renderer(build: Build) -> None:
         assert (await services.get(world, client, address(pods["web-2"]), 8080)).server == "web-2"
 
         def connect() -> socket.socket:
-            return socket.create_connection((vips["web"], 80), timeout=SILENCE_S)
+            return socket.create_connection((vips["web"], 80), timeout=services.TIMEOUT_S)
 
         connection = await world.cluster.workers.inside(client, connect)
         with connection:
