@@ -36,7 +36,7 @@ from contiv.agent.services import Services
 from contiv.agent.status import publish
 from contiv.cni import server as cni_server
 from contiv.config import Config
-from contiv.controller import Controller, Event, FullResync, Settings
+from contiv.controller import Controller, DownstreamResync, Event, FullResync, Settings
 from contiv.controller.cluster import ClusterState
 from contiv.credentials import credentials
 from contiv.errors import NetworkError, VppError
@@ -278,9 +278,10 @@ class _Agent:
                 await self.custody.steal()
             self._generation = self.vpp.generation
             log.info("VPP is back", version=self.vpp.version)
-            # the first resync brings what the cluster is; nothing may overtake it
-            queue = self.controller.follow_up if self.controller.synced else self.controller.push
-            queue(FullResync(reason="VPP was restarted"))
+            if self.controller.synced:  # what is desired stands: only VPP and Linux are to be compared with it
+                self.controller.follow_up(DownstreamResync(reason="VPP was restarted"))
+            else:  # the first resync brings what the cluster is; nothing may overtake it
+                self.controller.push(FullResync(reason="VPP was restarted"))
 
     def _problems(self) -> dict[str, str]:
         """What is wrong, whether or not the node can do its work meanwhile."""
