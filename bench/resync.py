@@ -256,7 +256,7 @@ async def measure(options: argparse.Namespace) -> None:
             os.kill(stopped, signal.SIGCONT)
             await asyncio.sleep(1)
 
-        anew = await resync(agent, recorder, go_on, kind=FULL, after=events)
+        anew = await resync(agent, recorder, go_on, kind="downstream-resync", after=events)
         show("VPP killed", anew)
         os.kill(stopped, signal.SIGSTOP)
         await agent.kill_vpp()
