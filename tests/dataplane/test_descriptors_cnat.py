@@ -199,6 +199,10 @@ async def test_our_routes_to_translated_addresses_are_found_and_only_ours(api: R
     outcome = await a_scheduler(api).commit(Txn(fewer, resync=Resync.FULL))
     assert [operation.key for operation in outcome.plan.operations] == [vpp_model.key_of(single)]
     assert (await a_scheduler(api).commit(Txn(fewer, resync=Resync.FULL))).plan.empty
+    inside = vpp_model.Route(vrf=0, destination=VIP.host_network, reject=True)
+    outcome = await a_scheduler(api).commit(Txn(fewer | entries(inside), resync=Resync.FULL))
+    assert [operation.key for operation in outcome.plan.operations] == [vpp_model.key_of(inside)], "looked like ours"
+    assert (await a_scheduler(api).commit(Txn(fewer | entries(inside), resync=Resync.FULL))).plan.empty
 
 
 async def test_thousands_of_translations_are_made_and_read_back_at_once(api: Recorded) -> None:

@@ -170,10 +170,12 @@ class RouteDescriptor(Descriptor[model.Route, None]):
             for entry in await self._api.dump("ip_route_v2", src=number, table=table):
                 value = self._decode(entry.route)
                 key = model.key_of(value)
-                if key in wanted:
-                    ours = wanted[key] == value
-                elif value.reject and any(value.destination.address in each for each in rejected):
+                around = (each for each in rejected if each != value.destination)
+                inherited = value.reject and any(value.destination.address in each for each in around)
+                if inherited and key not in wanted:
                     ours = False
+                elif not inherited and key in wanted:
+                    ours = wanted[key] == value
                 else:
                     ours = asked < ASKED_MAX and await self._source.holds(value.destination)
                     asked += 1
