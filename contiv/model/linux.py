@@ -76,6 +76,7 @@ class Macvlan(msgspec.Struct, frozen=True):
 class Interface(msgspec.Struct, frozen=True):
     """The configuration of a link that exists, or that something in ``requires`` makes.
 
+    ``after`` has to be there before it is configured, and may go while the configuration stays.
     ``addresses`` carry their prefix length and host bits. ``ipv6`` off switches IPv6 off on the link. ``mac``
     and ``mtu`` None leave what the link has. In a namespace that is not the agent's own, ``lo`` is brought up
     too. ``merge_within_ns`` is how long, in nanoseconds, a received TCP segment may wait for its successors to be
@@ -97,6 +98,7 @@ class Interface(msgspec.Struct, frozen=True):
     merge_within_ns: int | None = None
     deaf: bool = False
     requires: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 def veth_key(name: str) -> str:

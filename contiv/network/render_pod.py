@@ -23,6 +23,7 @@ def render(pod: Attachment, node: NodeAddresses, *, tap: bool, mtu: int, ready: 
     """All keys of one pod. ``tap`` says whether VPP makes the pod's interface or a veth pair does.
 
     Neither end goes up before the keys ``ready`` are there, the access lists above all: a slot may have its last pod's.
+    The pod's end stays up when VPP dies: without VPP's end it reaches nobody, and that one waits for the lists again.
     """
     name = pod.interface
     link = _tap(pod, mtu=mtu) if tap else _slot_in_pod(pod, node, mtu=mtu)
@@ -33,7 +34,7 @@ def render(pod: Attachment, node: NodeAddresses, *, tap: bool, mtu: int, ready: 
     up = vpp.AdminUp(interface=name, requires=(*known, *ready))
     desired = link | dict(vpp.entry(value) for value in (unnumbered, neighbour, route, up))
     link_key = vpp.interface_key(name) if tap else linux.macvlan_key(far_end_of(name))
-    desired[linux.interface_key(name)] = _pod_side(pod, node, mtu=mtu, requires=(link_key, *ready))
+    desired[linux.interface_key(name)] = _pod_side(pod, node, mtu=mtu, link=link_key, after=ready)
     return desired
 
 
@@ -44,7 +45,9 @@ def render_slot(name: str, node: NodeAddresses, *, mtu: int) -> Desired:
     veth = linux.Veth(name=name, peer=far_end, peer_mac=pod_mac, mtu=mtu)
     interface = vpp.AfPacket(name=name, host_if=name, mac=vpp_mac, mtu=mtu, requires=(linux.veth_key(name),))
     # VPP brings its own end up and down; the far end speaks only once VPP holds the other
-    up = linux.Interface(logical=far_end, name=far_end, up=True, requires=(vpp.interface_key(name),))
+    up = linux.Interface(
+        logical=far_end, name=far_end, up=True, requires=(linux.veth_key(name),), after=(vpp.interface_key(name),)
+    )
     return {linux.veth_key(name): veth, vpp.interface_key(name): interface, linux.interface_key(far_end): up}
 
 
@@ -83,7 +86,7 @@ def _tap(pod: Attachment, *, mtu: int) -> Desired:
     )
 
 
-def _pod_side(pod: Attachment, node: NodeAddresses, *, mtu: int, requires: tuple[str, ...]) -> linux.Interface:
+def _pod_side(pod: Attachment, node: NodeAddresses, *, mtu: int, link: str, after: tuple[str, ...]) -> linux.Interface:
     gateway = node.pod_gateway
     return linux.Interface(
         logical=pod.interface,
@@ -97,5 +100,6 @@ def _pod_side(pod: Attachment, node: NodeAddresses, *, mtu: int, requires: tuple
             linux.Route(destination=DEFAULT_ROUTE, gateway=gateway),
         ),
         neighbours=(linux.Neighbour(address=gateway, mac=pod.vpp_mac),),
-        requires=requires,
+        requires=(link,),
+        after=after,
     )

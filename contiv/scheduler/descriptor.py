@@ -26,12 +26,14 @@ class Dependency(Struct, frozen=True, gc=False):
     """The value may exist only while ``key`` does, or while at least one key of ``any_of`` does.
 
     Alternatives must not themselves rest on the value: they would hold each other up when all else is gone.
+    ``lasting`` off: only the value's creation waits, and once there it may outlive what it waited for.
     ``label`` says what for ("interface", "vrf"); it appears in the list of what a pending key waits for.
     """
 
     label: str
     key: str = ""
     any_of: tuple[str, ...] = ()
+    lasting: bool = True
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -40,6 +42,11 @@ class Dependency(Struct, frozen=True, gc=False):
 
     def __str__(self) -> str:
         return f"{self.label} {' or '.join(self.keys)}"
+
+
+def lasting(needs: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
+    """Those that hold for as long as the value is there."""
+    return needs if all(need.lasting for need in needs) else tuple(need for need in needs if need.lasting)
 
 
 class Actual(Struct, Generic[V, M], frozen=True):

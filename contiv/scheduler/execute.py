@@ -17,7 +17,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from contiv.errors import SchedulerError
-from contiv.scheduler.descriptor import Dependency, Value
+from contiv.scheduler.descriptor import Dependency, Value, lasting
 from contiv.scheduler.errors import BlockedError, InterruptedOperationError, OperationError, PendingError
 from contiv.scheduler.graph import Graph
 from contiv.scheduler.metadata import Metadata
@@ -252,6 +252,8 @@ class Executor:
         Dubious keys do not count among alternatives, nor for an update that moves to other dependencies: the
         plan's order is free of circles only for the values that it wants, not for old ones that failed to go.
         """
+        if verb is Verb.UPDATE:
+            needs = lasting(needs)
         moves = verb is Verb.UPDATE and needs != self._actual.needs(key)
         return [
             need

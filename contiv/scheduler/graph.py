@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Set
 
-from contiv.scheduler.descriptor import Dependency, Value
+from contiv.scheduler.descriptor import Dependency, Value, lasting
 
 _NOBODY: frozenset[str] = frozenset()
 
 
 class Graph:
-    """Values by key with their dependencies; a dependency may name a key that is absent."""
+    """Values by key with their dependencies; a dependency may name a key that is absent.
 
-    __slots__ = ("_dependents", "_needs", "values")
+    ``standing``: of values that are there already, so that dependencies which only their creation has do not count.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_dependents", "_needs", "_standing", "values")
+
+    def __init__(self, *, standing: bool = False) -> None:
+        self._standing = standing
         self.values: dict[str, Value] = {}
         self._needs: dict[str, tuple[Dependency, ...]] = {}
         self._dependents: dict[str, set[str]] = {}
@@ -29,6 +33,8 @@ class Graph:
 
     def put(self, key: str, value: Value, needs: tuple[Dependency, ...]) -> None:
         """Set the value of a key and what it depends on."""
+        if self._standing:
+            needs = lasting(needs)
         known = self._needs.get(key, ())
         if known != needs:
             if known:

@@ -22,7 +22,7 @@ from collections.abc import Container, Iterable
 
 from msgspec import Struct
 
-from contiv.scheduler.descriptor import Dependency
+from contiv.scheduler.descriptor import Dependency, lasting
 from contiv.scheduler.diff import Change, diff
 from contiv.scheduler.graph import Graph
 from contiv.scheduler.operations import Decisions, Operation, order
@@ -117,7 +117,7 @@ class _Planner:
                 self._remove_returning(key, "what it rests on is gone")
             elif change is Change.RECREATE:
                 self._remove_returning(key, "must be recreated")
-            elif change is Change.UPDATE or self._desired.needs(key) != self._actual.needs(key):
+            elif change is Change.UPDATE or lasting(self._desired.needs(key)) != self._actual.needs(key):
                 self._updates.add(key)
             elif desired != actual:
                 self._adopted.append(key)
@@ -181,7 +181,12 @@ class _Planner:
         return late
 
     def _unmet(self, key: str) -> tuple[Dependency, ...]:
-        return tuple([n for n in self._desired.needs(key) if not self._any_available(n)])
+        return tuple([n for n in self._needs(key) if not self._any_available(n)])
+
+    def _needs(self, key: str) -> tuple[Dependency, ...]:
+        """What the wanted value needs; one that is there already does not wait for what a creation waits for."""
+        needs = self._desired.needs(key)
+        return lasting(needs) if key in self._updates else needs
 
     def _any_available(self, need: Dependency) -> bool:
         return self._available(need.key) if need.key else any(self._available(key) for key in need.any_of)
@@ -229,7 +234,7 @@ class _Planner:
         return ()
 
     def _firm(self, key: str) -> list[str]:
-        return [n.keys[0] for n in self._desired.needs(key) if len(n.keys) == 1 and n.keys[0] in self._desired]
+        return [n.keys[0] for n in self._needs(key) if len(n.keys) == 1 and n.keys[0] in self._desired]
 
     def _decisions(self) -> Decisions:
         return Decisions(

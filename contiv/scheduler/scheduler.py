@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from contiv.errors import SchedulerError
 from contiv.log import get_logger
-from contiv.scheduler.descriptor import AnyDescriptor, Dependency, Value
+from contiv.scheduler.descriptor import AnyDescriptor, Dependency, Value, lasting
 from contiv.scheduler.errors import (
     CycleError,
     InterruptedOperationError,
@@ -97,7 +97,7 @@ class Scheduler:
         )
         self._registry = Registry(descriptors)
         self._desired = Graph()
-        self._actual = Graph()
+        self._actual = Graph(standing=True)
         self._unsettled: dict[str, KeyStatus] = {}
         self._blind = False
         self._number = 0
@@ -252,7 +252,7 @@ class Scheduler:
             metadata=self.metadata,
             timeout_s=self.settings.retrieve_timeout_s,
         )
-        actual = Graph()
+        actual = Graph(standing=True)
         for key in sorted(found):
             held, desired = found[key], self._desired.values.get(key)
             if desired is not None and self._registry.find(key).equivalent(key, held, desired):
@@ -325,7 +325,8 @@ class Scheduler:
                 return REMOVED
             if desired is not None and actual is not None and self._same(key, desired, actual):
                 return APPLIED
-            unmet = self._actual.unmet(self._desired.needs(key)) or run.plan.pending.get(key, ())
+            needs = self._desired.needs(key)
+            unmet = self._actual.unmet(needs if actual is None else lasting(needs)) or run.plan.pending.get(key, ())
             if unmet:
                 return KeyStatus(State.PENDING, unmet=tuple(str(need) for need in unmet))
             standing = self._unsettled.get(key)

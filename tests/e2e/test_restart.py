@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.root
 
 INTERVAL_S = 0.01
 AFTERWARDS_S = 1.0
+STREAM_S = 0.1
 
 
 async def test_a_killed_agent_comes_back_without_a_lost_packet_and_changes_nothing(build: Build) -> None:
@@ -62,16 +64,21 @@ async def test_a_killed_data_plane_comes_back_with_all_that_it_had(build: Build)
         far = await world.create_pod("far", node=2)
         await world.settled()
         before = await world.held(1)
+        links = [await link_of(world, pod) for pod in near]
         killed = world.dataplane_pid(1)
-        os.kill(killed, signal.SIGKILL)
+        async with world.steady_streams([(near[0], near[1]), (far, near[0])], period_s=STREAM_S) as finish:
+            os.kill(killed, signal.SIGKILL)
 
-        async def replaced() -> bool:
-            return killed not in world.children_of(1) and world.has_dataplane(1)
+            async def replaced() -> bool:
+                return killed not in world.children_of(1) and world.has_dataplane(1)
 
-        await eventually(replaced, "init starts another data plane")
-        for source, target in ((near[0], near[1]), (far, near[0]), (near[1], far)):
-            await world.first_reply(source, target)
-        await world.settled()
+            await eventually(replaced, "init starts another data plane")
+            for source, target in ((near[0], near[1]), (far, near[0]), (near[1], far)):
+                await world.first_reply(source, target)
+            await world.settled()
+            streams = await finish()
+        assert (streams.broken, streams.unanswered) == ({}, {}), "TCP connections go on"
+        assert [await link_of(world, pod) for pod in near] == links, "the pods' own interfaces are others"
         await world.assert_mesh([*near, far])
         after = await world.held(1)
         assert after.interfaces.keys() == before.interfaces.keys()
@@ -82,6 +89,11 @@ async def test_a_killed_data_plane_comes_back_with_all_that_it_had(build: Build)
         await world.assert_mesh([*near, third])
         await world.kubectl("delete", "pod", "near-1", "--wait=true")
         assert (await world.held(1)).mentions(address(near[0])) == []
+
+
+async def link_of(world: World, pod: Object) -> int:
+    """The index of the pod's interface; another one is another interface to whoever has sockets on it."""
+    return await world.cluster.workers.inside(world.cluster.sandbox_netns(pod), lambda: socket.if_nametoindex("eth0"))
 
 
 async def first_transaction_of_the_next_agent(

@@ -24,6 +24,7 @@ class Item(Struct, frozen=True):
     needs: tuple[str, ...] = ()
     any_of: tuple[tuple[str, ...], ...] = ()
     claims: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 class PlannedError(Exception):
@@ -125,6 +126,8 @@ class FakeDescriptor(Descriptor[Item, int]):
             yield Dependency("needs", need)
         for keys in value.any_of:
             yield Dependency("one of", any_of=keys)
+        for earlier in value.after:
+            yield Dependency("after", earlier, lasting=False)
 
     def claims(self, key: str, value: Item) -> Iterable[str]:
         return value.claims

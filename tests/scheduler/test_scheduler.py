@@ -239,6 +239,26 @@ async def test_creates_come_after_those_of_the_descriptors_that_theirs_names(sou
     assert south.take_history() == ["create b/9", "create c/8"]
 
 
+async def test_what_a_creation_waited_for_may_go_come_back_and_change(scheduler, south):
+    born = Item(after=("a/1",))
+    outcome = await update(scheduler, {"b/1": born})
+    assert outcome.states["b/1"].state is State.PENDING
+    await update(scheduler, {"a/1": Item()})
+    assert south.take_history() == ["create a/1", "create b/1"]
+
+    await update(scheduler, {"a/1": None})
+    assert south.take_history() == ["delete a/1"]
+    assert (await update(scheduler, {"b/1": Item(data=1, after=("a/1",))})).ok
+    assert south.take_history() == ["update b/1"], "a change in place does not wait either"
+    south.objects.pop("b/1")
+    outcome = await update(scheduler, {}, resync=Resync.DOWNSTREAM)
+    assert outcome.states["b/1"].state is State.PENDING, "another creation waits again"
+    await update(scheduler, {"a/1": Item(shape=1)})
+    assert south.take_history() == ["create a/1", "create b/1"]
+    await update(scheduler, {"a/1": Item(shape=2)})
+    assert south.take_history() == ["delete a/1", "create a/1"]
+
+
 async def test_operations_at_once_stay_within_the_bound(south):
     scheduler = make_scheduler(south, settings=Settings(concurrency_max=8))
     await update(scheduler, {f"a/{n}": Item() for n in range(100)})

@@ -31,7 +31,10 @@ class InterfaceDescriptor(Descriptor[Interface, int]):
 
     def dependencies(self, key: str, value: Interface) -> Iterable[Dependency]:
         """What the renderer says must be there first: the veth, VPP's interface."""
-        return tuple(Dependency(required, required) for required in value.requires)
+        return (
+            *(Dependency(required, required) for required in value.requires),
+            *(Dependency(earlier, earlier, lasting=False) for earlier in value.after),
+        )
 
     def claims(self, key: str, value: Interface) -> Iterable[str]:
         """The link's configuration: one owner at a time."""
@@ -47,7 +50,7 @@ class InterfaceDescriptor(Descriptor[Interface, int]):
 
     def equivalent(self, key: str, old: Interface, new: Interface) -> bool:
         """Dependencies order the work; they are no property of the link."""
-        return msgspec.structs.replace(old, requires=()) == msgspec.structs.replace(new, requires=())
+        return _without_order(old) == _without_order(new)
 
     async def create(self, key: str, value: Interface) -> int:
         """Configure the link; ``LinkMissing``, ``NamespaceMissing`` or ``KernelRefusal`` if it cannot be."""
@@ -90,3 +93,7 @@ def _strays(wanted: Mapping[str, Interface]) -> list[Actual[Interface, int]]:
                 if known is not None:
                     strays.append(Actual(key, *known))
     return strays
+
+
+def _without_order(value: Interface) -> Interface:
+    return msgspec.structs.replace(value, requires=(), after=())
