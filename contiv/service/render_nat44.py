@@ -8,8 +8,8 @@ accord keeps its address.
   client is the backend itself (self-twice-NAT).
 - Node ports, external and load-balancer IPs with policy Cluster: the backend always sees the twice-NAT address, or
   replies of a backend on another node would leave there, untranslated.
-- No endpoint anywhere: a route for the cluster IP alone answers with ICMP unreachable. (That of the service CIDR does not
-  always get to see it: once an interface has become outside, VPP takes the addresses of mappings for its own.)
+- No endpoint anywhere: a route for the cluster IP alone answers with ICMP unreachable. (That of the service CIDR does
+  not always get to see it: once an interface has become outside, VPP takes the addresses of mappings for its own.)
   Elsewhere the host refuses, on a port without listener.
 - Policy Local and no endpoint here: dropped, by a route for the address alone.
 
