@@ -44,6 +44,7 @@ from contiv.linux.descriptors import linux_descriptors
 from contiv.linux.netns import Workers
 from contiv.model.ip import Network
 from contiv.model.node import NodeClaim, NodeStatus
+from contiv.model.vpp import PREFIX as VPP_PREFIX
 from contiv.network.handler import NetworkHandler
 from contiv.network.ipam import ClusterSubnets
 from contiv.network.naming import POD_NAME_PREFIX
@@ -278,8 +279,9 @@ class _Agent:
                 await self.custody.steal()
             self._generation = self.vpp.generation
             log.info("VPP is back", version=self.vpp.version)
-            if self.controller.synced:  # what is desired stands: only VPP and Linux are to be compared with it
-                self.controller.follow_up(DownstreamResync(reason="VPP was restarted"))
+            if self.controller.synced:  # what is desired stands; Linux too, unless the NIC changed hands meanwhile
+                under = VPP_PREFIX if self.custody is None else ""
+                self.controller.follow_up(DownstreamResync(reason="VPP was restarted", under=under))
             else:  # the first resync brings what the cluster is; nothing may overtake it
                 self.controller.push(FullResync(reason="VPP was restarted"))
 

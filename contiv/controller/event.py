@@ -91,10 +91,11 @@ class UpstreamResync(Event, frozen=True):
 
 
 class DownstreamResync(Event, frozen=True):
-    """Compare the data plane with what is desired."""
+    """Compare the data plane with what is desired; of it only what lies ``under`` a prefix, if one is given."""
 
     kind: ClassVar[Kind] = Kind.DOWNSTREAM_RESYNC
     reason: str
+    under: str = ""
 
     def describe(self) -> str:
         return self.reason

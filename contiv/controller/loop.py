@@ -254,7 +254,9 @@ class Controller(Generic[S]):
 
     async def _resync(self, job: Job, batch: Batch) -> Outcome:
         kind = job.event.kind
-        txn = Txn(batch.values, resync=RESYNC_OF[kind], description=f"{job.event.name}: {job.event.describe()}")
+        under = job.event.under if isinstance(job.event, DownstreamResync) else ""
+        description = f"{job.event.name}: {job.event.describe()}"
+        txn = Txn(batch.values, resync=RESYNC_OF[kind], under=under, description=description)
         outcome = await self.scheduler.commit(txn)
         if kind is Kind.FULL_RESYNC and self.scheduler.readable:
             self._synced.set()

@@ -290,6 +290,8 @@ class NatIdentity(_Value, frozen=True, kw_only=True):
     port: int = 0
 
 
+PREFIX: Final = "vpp/"
+"""Of everything that VPP holds."""
 INTERFACE: Final = "vpp/interface/"
 ADMIN_UP: Final = "vpp/admin-up/"
 ADDRESS: Final = "vpp/address/"

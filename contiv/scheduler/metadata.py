@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Metadata(Mapping[str, object]):
-    """Metadata by key; keys that are not applied are absent."""
+    """Metadata by key; keys that are not applied are absent, and so are those whose metadata is None."""
 
     def __init__(self) -> None:
         self._values: dict[str, object] = {}
@@ -45,8 +45,11 @@ class Metadata(Mapping[str, object]):
         return {key: value for key, value in self._values.items() if key.startswith(prefix)}
 
     def put(self, key: str, value: object) -> None:
-        """Set by the scheduler."""
-        self._values[key] = value
+        """Set by the scheduler. None is nothing: most keys have no metadata, and retrievals walk over all of it."""
+        if value is None:
+            self.remove(key)
+        else:
+            self._values[key] = value
 
     def remove(self, key: str) -> None:
         """Removed by the scheduler; absent is fine."""
@@ -56,7 +59,7 @@ class Metadata(Mapping[str, object]):
         """Exchange everything under a prefix: what a retrieval found."""
         for key in self.under(prefix):
             del self._values[key]
-        self._values.update(values)
+        self._values.update((key, value) for key, value in values.items() if value is not None)
 
     def snapshot(self) -> dict[str, object]:
         """A copy, for ``restore``."""

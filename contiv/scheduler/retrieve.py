@@ -1,6 +1,7 @@
 """Reading the data plane: all descriptors at once, each after those whose metadata it needs.
 
-In come the registry and what is desired; out goes every object that the data plane holds and that is ours.
+In come the registry and what is desired; out goes every object that the data plane holds and that is ours, or
+those under one prefix.
 Metadata is refreshed as each descriptor finishes. If one descriptor fails, so does the whole retrieval, and
 the metadata is put back: what cannot be seen completely is not changed. Next in the flow: ``scheduler.py``
 makes it the actual graph.
@@ -18,20 +19,22 @@ from contiv.scheduler.registry import Registry
 
 
 async def retrieve_all(
-    registry: Registry, desired: Mapping[str, Value], *, metadata: Metadata, timeout_s: float
+    registry: Registry, desired: Mapping[str, Value], *, metadata: Metadata, timeout_s: float, under: str = ""
 ) -> dict[str, Value]:
-    """Actual values by key. Raises ``RetrieveError`` for the first descriptor that fails or exceeds the
-    time."""
+    """Actual values by key, of the descriptors whose prefix starts with ``under``. Raises ``RetrieveError`` for the
+    first descriptor that fails or exceeds the time."""
     before = metadata.snapshot()
+    asked = [descriptor for descriptor in registry.descriptors if descriptor.prefix.startswith(under)]
     wanted: dict[str, dict[str, Value]] = {d.name: {} for d in registry.descriptors}
     for key, value in desired.items():
         wanted[registry.find(key).name][key] = value
-    done = {d.name: asyncio.Event() for d in registry.descriptors}
+    done = {descriptor.name: asyncio.Event() for descriptor in asked}
     found: dict[str, Value] = {}
 
     async def one(descriptor: AnyDescriptor) -> None:
         for name in descriptor.retrieve_after:
-            await done[name].wait()
+            if name in done:
+                await done[name].wait()
         values = await _retrieve(registry, descriptor, wanted[descriptor.name], timeout_s=timeout_s)
         metadata.replace(descriptor.prefix, {key: actual.metadata for key, actual in values.items()})
         found.update((key, actual.value) for key, actual in values.items())
@@ -39,7 +42,7 @@ async def retrieve_all(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for descriptor in registry.descriptors:
+            for descriptor in asked:
                 group.create_task(one(descriptor))
     except* RetrieveError as errors:
         metadata.restore(before)

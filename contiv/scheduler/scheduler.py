@@ -200,7 +200,7 @@ class Scheduler:
         run = _Run()
         try:
             if resync in (Resync.FULL, Resync.DOWNSTREAM):
-                touched |= await self._refresh()
+                touched |= await self._refresh("" if self._blind else txn.under)
             self._plan(run, touched)
             await self._executor().run(run.plan.operations, run.executions)
             if txn.revert_on_failure and any(e.error for e in run.executions.values()):
@@ -238,20 +238,22 @@ class Scheduler:
                 self._unsettled[key] = KeyStatus(State.PENDING)
         return touched
 
-    async def _refresh(self) -> set[str]:
+    async def _refresh(self, under: str) -> set[str]:
         """Make the actual graph what the data plane holds; returns all keys desired or held before or now."""
         touched = {*self._desired.values, *self._actual.values, *self._unsettled}
-        self._actual = await self._retrieve()
+        self._actual = await self._retrieve(under)
         self._blind = False
         return touched | self._actual.values.keys()
 
-    async def _retrieve(self) -> Graph:
+    async def _retrieve(self, under: str = "") -> Graph:
         found = await retrieve_all(
             self._registry,
             self._desired.values,
             metadata=self.metadata,
             timeout_s=self.settings.retrieve_timeout_s,
+            under=under,
         )
+        found |= {key: value for key, value in self._actual.values.items() if not key.startswith(under)}
         actual = Graph(standing=True)
         for key in sorted(found):
             held, desired = found[key], self._desired.values.get(key)

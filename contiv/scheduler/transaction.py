@@ -29,10 +29,14 @@ class Resync(StrEnum):
 
 class Txn(Struct, frozen=True):
     """Changes of desired values by key; None removes. On a full or upstream resync keys left out are removed
-    too."""
+    too.
+
+    ``under``: a resync reads only what has this prefix; what else is there counts as it stood. For when only one of the
+    data planes can have changed."""
 
     changes: Mapping[str, Value | None] = {}
     resync: Resync | None = None
+    under: str = ""
     revert_on_failure: bool = False
     description: str = ""
 

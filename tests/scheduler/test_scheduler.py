@@ -560,6 +560,30 @@ async def test_downstream_resync_repairs_drift(scheduler, south):
     assert (await scheduler.inspect()).empty
 
 
+async def test_a_resync_of_one_data_plane_neither_reads_nor_forgets_the_other(scheduler, south):
+    desired = {"a/1": Item(), "b/1": Item(needs=("a/1",)), "b/2": Item(after=("a/1",)), "b/3": Item()}
+    await update(scheduler, desired)
+    before = dict(scheduler.metadata)
+    south.take_history()
+    del south.objects["a/1"], south.handles["a/1"]
+    south.fail("retrieve b")
+    outcome = await scheduler.commit(Txn(resync=Resync.DOWNSTREAM, under="a/"))
+    assert outcome.ok
+    assert south.take_history() == ["delete b/1", "create a/1", "create b/1"]
+    assert {key: before[key] for key in ("b/2", "b/3")} == {key: scheduler.metadata[key] for key in ("b/2", "b/3")}
+    south.heal()
+    assert (await scheduler.inspect()).empty
+
+
+async def test_after_a_failed_reading_a_resync_reads_everything(scheduler, south):
+    await update(scheduler, {"a/1": Item(), "b/1": Item()})
+    south.fail("retrieve b")
+    assert not (await scheduler.commit(Txn(resync=Resync.DOWNSTREAM))).ok
+    del south.objects["b/1"], south.handles["b/1"]
+    assert (await scheduler.commit(Txn(resync=Resync.DOWNSTREAM, under="a/"))).ok
+    assert sorted(south.objects) == ["a/1", "b/1"]
+
+
 async def test_upstream_resync_replaces_the_desired_without_reading(scheduler, south):
     await update(scheduler, {"a/1": Item(), "a/2": Item()})
     south.fail("retrieve a")
