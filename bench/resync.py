@@ -239,7 +239,7 @@ async def measure(options: argparse.Namespace) -> None:
             began = time.perf_counter()
             os.kill(killed, signal.SIGKILL)
             while True:
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, OSError):
                     if agent.pid(" agent ") != killed:
                         break
                 await asyncio.sleep(0.01)
