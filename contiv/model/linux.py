@@ -79,7 +79,8 @@ class Interface(msgspec.Struct, frozen=True):
     ``after`` has to be there before it is configured, and may go while the configuration stays.
     ``addresses`` carry their prefix length and host bits. ``ipv6`` off switches IPv6 off on the link. ``mac``
     and ``mtu`` None leave what the link has. In a namespace that is not the agent's own, ``lo`` is brought up
-    too. ``merge_within_ns`` is how long, in nanoseconds, a received TCP segment may wait for its successors to be
+    too. ``ends_with_link``: the link goes together with this configuration, so nothing is taken off it before.
+    ``merge_within_ns`` is how long, in nanoseconds, a received TCP segment may wait for its successors to be
     merged with them (the link's gro_flush_timeout); None leaves what the link has. ``deaf``: what the link receives
     is not for the host's own IPv4 stack, which neither answers nor forwards it; off leaves what the link has.
     """
@@ -97,6 +98,7 @@ class Interface(msgspec.Struct, frozen=True):
     ipv6: bool = False
     merge_within_ns: int | None = None
     deaf: bool = False
+    ends_with_link: bool = False
     requires: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 

@@ -100,6 +100,7 @@ def _pod_side(pod: Attachment, node: NodeAddresses, *, mtu: int, link: str, afte
             linux.Route(destination=DEFAULT_ROUTE, gateway=gateway),
         ),
         neighbours=(linux.Neighbour(address=gateway, mac=pod.vpp_mac),),
+        ends_with_link=True,
         requires=(link,),
         after=after,
     )

@@ -139,6 +139,21 @@ async def test_deleting_leaves_the_link_bare_and_is_idempotent(
     assert (link.up, link.owners) == (False, ())
 
 
+async def test_what_ends_with_its_link_stays_on_it_until_then(
+    new_netns: list[str], workers: Workers, near: str
+) -> None:
+    path = new_netns[0]
+    await _pair(workers, near, path)
+    wanted, descriptor = pod_interface(path, ends_with_link=True), InterfaceDescriptor(workers)
+    key = interface_key(wanted.logical)
+    index = await descriptor.create(key, wanted)
+    await descriptor.delete(key, wanted, index)
+    assert await _retrieved(descriptor, wanted) == wanted
+    pair = VethDescriptor(workers)
+    await pair.delete(veth_key(near), Veth(near, "eth0"), 0)
+    assert await _retrieved(descriptor, wanted) is None
+
+
 async def test_deleting_where_link_or_namespace_is_gone_succeeds(
     new_netns: list[str], workers: Workers, near: str
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -81,22 +82,26 @@ def _find(name: str) -> links.Link | None:
 
 def _mark(key: str, value: Macvlan) -> int:
     """In the pod: name the owner in the alias, which a birth does not take; the link's index."""
+    index = _index(value.name, value.netns)
     with Conversation() as conversation:
-        link = links.find(conversation, value.name)
-        if link is None:
-            raise LinkMissing(value.name, value.netns)
-        conversation.run([links.set_alias(link.index, links.with_owner("", key), name=value.name)])
-    return link.index
+        conversation.run([links.set_alias(index, links.with_owner("", key), name=value.name)])
+    return index
+
+
+def _index(name: str, netns: str) -> int:
+    """By one system call: an ADD waits for it."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        raise LinkMissing(name, netns) from None
 
 
 def _create(value: Macvlan) -> None:
     target = netns.open_namespace(value.netns)
     try:
+        parent = _index(value.parent, OWN)
         with Conversation() as conversation:
-            parent = links.find(conversation, value.parent)
-            if parent is None:
-                raise LinkMissing(value.parent, OWN)
-            conversation.run([links.create_macvlan(value.name, parent.index, netns=target, mtu=value.mtu)])
+            conversation.run([links.create_macvlan(value.name, parent, netns=target, mtu=value.mtu)])
     except KernelRefusal as refusal:
         raise KernelRefusal(
             f"macvlan {value.name} in {value.netns} on {value.parent}", "creation", refusal.code
