@@ -10,12 +10,12 @@ backend and moves when that one goes.
 
 Removing a backend makes VPP delete the sessions to its address and port, by whichever mapping they came. That is right
 for a backend that is gone from all of them. Where connections must live on, because its weight changes (to 0 while it
-drains) or because it serves another service too, it leaves the list by another door: the deletion of an identity
-mapping takes all locals of one VRF out of whatever mapping has the address, and deletes sessions of identities alone
-(nat44_ed.c, nat44_ed_del_static_mapping_internal). Everybody who stays comes back in the same batch, which VPP reads
-at once but for what exceeds 4096 bytes. Anchor and **guard**, in a VRF of their own, keep the mapping there and the sum
-of its weights above zero, by which VPP divides. Workers go on between two messages, so with several of them connections
-end after all.
+drains) or because it serves another service too (TCP alone: a UDP socket must move on), it leaves the list by another
+door: the deletion of an identity mapping takes all locals of one VRF out of whatever mapping has the address, and
+deletes sessions of identities alone (nat44_ed.c, nat44_ed_del_static_mapping_internal). Everybody who stays comes back
+in the same batch, which VPP reads at once but for what exceeds 4096 bytes. Anchor and **guard**, in a VRF of their own,
+keep the mapping there and the sum of its weights above zero, by which VPP divides. Workers go on between two messages,
+so with several of them connections end after all.
 
 What VPP does not do is forget which client had a backend by affinity: it remembers places in the list, and a place that
 was vacated still holds the one that is gone. So under affinity a backend goes only where another takes its place at
@@ -60,6 +60,7 @@ DUMP_TIMEOUT_S: Final = 60.0
 WORKER: Final = "workers"
 ADDRESS: Final = slice(0, 6)
 """Address and port in a backend's record: what VPP knows sessions by."""
+UDP: Final = 17
 ANCHOR_VRF: Final = 0x616E6368
 """A table that nobody else has (the letters "anch"); there are no routes in it."""
 ANCHOR_TAIL: Final = bytes(3) + ANCHOR_VRF.to_bytes(4, "big")
@@ -141,7 +142,7 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
 
     async def delete(self, key: str, value: model.NatMapping, metadata: bytes) -> None:
         self._users.drop(key)
-        spared = self._users.shared(key, _gone(value.backends, b""))
+        spared = self._spared(key, value, b"")
         if spared and self._gently(value):  # only those that serve nowhere else are there when the mapping goes
             ended = [record for record in _records(value.backends) if record[ADDRESS] not in spared]
             await self._walk(value, [(True, GUARD), EMPTIED, *((True, record) for record in ended)])
@@ -152,9 +153,14 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
         """From the backends of one to those of the other; None where a recreate is due."""
         if not self._gently(old) or not self._gently(new):
             return steps(old.backends, new.backends, sticky=bool(new.affinity_s))
-        return gentle_steps(
-            old.backends, new.backends, self._users.shared(key, _gone(old.backends, new.backends), besides=old.label)
-        )
+        return gentle_steps(old.backends, new.backends, self._spared(key, old, new.backends, besides=old.label))
+
+    def _spared(self, key: str, old: model.NatMapping, new: bytes, *, besides: str | None = None) -> set[bytes]:
+        """Backends that leave and keep their connections, for they serve elsewhere too. Never over UDP: who holds on
+        to a socket would be sent to the one that left for as long as he sends."""
+        if old.protocol == UDP:
+            return set()
+        return self._users.shared(key, old.protocol, _gone(old.backends, new), besides=besides)
 
     def _gently(self, value: model.NatMapping) -> bool:
         """Whether backends may leave without an end to their connections."""
