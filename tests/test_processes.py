@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,14 @@ async def test_one_that_never_gets_ready_is_an_error(tmp_path: Path) -> None:
     await child.stop()
 
 
-async def test_a_signal_to_a_child_that_has_ended_keeps_its_exit_code(tmp_path: Path) -> None:
+async def test_a_signal_to_a_child_that_has_ended_keeps_its_exit_code(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if sys.version_info < (3, 12):  # the default watcher's threads would be first to reap the child
+        watcher = asyncio.PidfdChildWatcher()
+        watcher.attach_loop(asyncio.get_running_loop())
+        asyncio.set_child_watcher(watcher)
+        request.addfinalizer(lambda: asyncio.set_child_watcher(None))
     child = await processes.start("x", ["sh", "-c", "exit 5"], log=tmp_path / "x.log")
     while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
         pass  # the loop must not run, or it would reap the child
