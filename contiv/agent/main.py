@@ -174,6 +174,7 @@ class _Agent:
             transport=config.node_to_node_transport,
             policies=True,
             cnat=config.service_renderer == "cnat",
+            hide_pods=config.nics(me.name).nat_external and config.service_renderer != "none",
         )
         uplink = chosen.uplink
         if uplink is not None and uplink.address is None and me.uplink:

@@ -56,17 +56,17 @@ def renderer_of(config: Config) -> Renderer:
     return CnatRenderer(options) if config.service_renderer == "cnat" else Nat44Renderer(options)
 
 
-def node_view(network: NetworkState, *, nat_external: bool) -> NodeView:
+def node_view(network: NetworkState) -> NodeView:
     """The node as services see it now: a NIC's address may come late and change.
 
-    Where other nodes are reached by the uplink itself, it translates no sources: NAT44-ED chooses by interface alone,
-    and what goes to other nodes must keep its own.
+    Where the uplink itself is not the interface that translates sources (``contiv.network.render_out``), replies to
+    what was translated come in by it.
     """
     node, subnets, nics = network.node, network.subnets, network.nics
     uplinks = (network.uplink, *nics) if network.uplink is not None else nics
     leased = [nic.address.address for nic in uplinks if nic.address is not None]
     uplink = network.uplink.address if network.uplink is not None else None
-    translated = network.uplink is not None and nat_external and UPLINK not in network.node_interfaces
+    snat = network.snat_interface
     names = (HOST_VPP, *network.node_interfaces, *(nic.name for nic in uplinks))
     own = [*leased, node.host_linux.address, node.host_vpp.address]
     if BVI in network.node_interfaces:
@@ -74,8 +74,9 @@ def node_view(network: NetworkState, *, nat_external: bool) -> NodeView:
     return NodeView(
         name=network.me.name,
         uplink=None if uplink is None else uplink.address,
-        interfaces=tuple(dict.fromkeys(name for name in names if name != UPLINK or not translated)),
-        snat_interface=UPLINK if translated else None,
+        interfaces=tuple(dict.fromkeys(name for name in names if name != snat)),
+        outside=(UPLINK,) if snat not in (None, UPLINK) else (),
+        snat_interface=snat,
         own_addresses=tuple(dict.fromkeys(own)),
         host=node.host_linux.address,
         hidden=node.nat_loopback,
@@ -94,8 +95,7 @@ class Services:
     def __init__(
         self, config: Config, network: NetworkState, vpp: Vpp, interfaces: Interfaces, push: Callable[[Event], None]
     ) -> None:
-        nat_external = config.nics(network.me.name).nat_external
-        view = partial(node_view, network, nat_external=nat_external)
+        view = partial(node_view, network)
         self.descriptors = (*nat_descriptors(vpp, interfaces), *cnat_descriptors(vpp, interfaces))
         self._health = HealthServers()
         self._vpp = vpp

@@ -150,10 +150,19 @@ class InterfaceVrf(_Value, frozen=True, kw_only=True):
     version: int
 
 
+class Diversion(_Value, frozen=True, kw_only=True):
+    """IPv4 packets that enter by the interface are looked up in table ``table_id``, while the interface itself, its
+    neighbours and NAT's sessions stay in its own table."""
+
+    interface: str
+    table_id: int
+
+
 class Route(_Value, frozen=True, kw_only=True):
     """A route with one path: by ``gateway``, by ``interface``, or both; neither means drop.
 
-    ``reject`` (with neither): whoever sends there is told by ICMP that the destination is unreachable.
+    With neither, ``reject``: whoever sends there is told by ICMP that the destination is unreachable; ``main``: the
+    main table (0) says where to.
     """
 
     vrf: int
@@ -161,6 +170,7 @@ class Route(_Value, frozen=True, kw_only=True):
     gateway: Address | None = None
     interface: str = ""
     reject: bool = False
+    main: bool = False
 
 
 class Neighbour(_Value, frozen=True, kw_only=True):
@@ -247,12 +257,14 @@ class NatSettings(_Value, frozen=True, kw_only=True):
 
 
 class NatInterface(_Value, frozen=True, kw_only=True):
-    """NAT44-ED's features on an interface. ``output``: what leaves by it gets a pool address (source NAT)."""
+    """NAT44-ED's features on an interface. ``output``: what leaves by it gets a pool address (source NAT), and replies
+    that come in by it are translated back, unless it is ``one_way``."""
 
     interface: str
     inside: bool = False
     outside: bool = False
     output: bool = False
+    one_way: bool = False
 
 
 class NatAddress(_Value, frozen=True, kw_only=True):
@@ -300,6 +312,7 @@ DHCP_CLIENT: Final = "vpp/dhcp-client/"
 PUNT_REDIRECT: Final = "vpp/punt-redirect/"
 VRF: Final = "vpp/vrf/"
 INTERFACE_VRF: Final = "vpp/interface-vrf/"
+DIVERSION: Final = "vpp/diversion/"
 ROUTE: Final = "vpp/route/"
 NEIGHBOUR: Final = "vpp/neighbour/"
 BRIDGE_DOMAIN: Final = "vpp/bridge-domain/"
@@ -352,6 +365,11 @@ def vrf_key(table_id: int, version: int) -> str:
 def interface_vrf_key(name: str, version: int) -> str:
     """Key of an interface's table in one address family."""
     return f"{INTERFACE_VRF}{name}/ip{version}"
+
+
+def diversion_key(name: str) -> str:
+    """Key of where an interface's packets are looked up instead of its own table."""
+    return f"{DIVERSION}{name}"
 
 
 def route_key(vrf: int, destination: Network) -> str:
@@ -423,6 +441,7 @@ Value = (
     | PuntRedirect
     | Vrf
     | InterfaceVrf
+    | Diversion
     | Route
     | Neighbour
     | BridgeDomain
@@ -457,6 +476,7 @@ _KEY_OF: Final[dict[type[_Value], Callable[[Any], str]]] = {
     PuntRedirect: lambda v: punt_redirect_key(),
     Vrf: lambda v: vrf_key(v.table_id, v.version),
     InterfaceVrf: lambda v: interface_vrf_key(v.interface, v.version),
+    Diversion: lambda v: diversion_key(v.interface),
     Route: lambda v: route_key(v.vrf, v.destination),
     Neighbour: lambda v: neighbour_key(v.interface, v.address),
     BridgeDomain: lambda v: bridge_domain_key(v.bd_id),

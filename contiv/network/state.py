@@ -16,7 +16,7 @@ from contiv.errors import CniError, NetworkError
 from contiv.model import cnat, vpp
 from contiv.model.ip import Address, Network
 from contiv.model.node import Attachment, NodeClaim
-from contiv.network import render_host, render_node, render_pod
+from contiv.network import render_host, render_node, render_out, render_pod
 from contiv.network.ipam import ClusterSubnets, PodPool
 from contiv.network.naming import pod_macs, tap_name
 from contiv.network.render_nic import UPLINK, Desired, Nic, Uplink
@@ -33,7 +33,8 @@ Changes = Mapping[str, object | None]
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the configuration decides: pods on TAPs or veth pairs, how many of these ahead in the end, MTU, VNI, and
     whether nodes talk through VXLAN. ``policies``: somebody decides about the access lists of all interfaces that carry
-    pods' traffic; none of them is up before. ``cnat``: no pod's before CNAT knows it.
+    pods' traffic; none of them is up before. ``cnat``: no pod's before CNAT knows it. ``hide_pods``: the world sees the
+    node's address where pods call.
     """
 
     tap: bool
@@ -43,6 +44,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     transport: Transport = "vxlan"
     policies: bool = False
     cnat: bool = False
+    hide_pods: bool = True
 
 
 class PodRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,13 +120,12 @@ class NetworkState:
     def desired(self) -> Desired:
         """Everything that this node's VPP and Linux should hold for the network."""
         options = self.options
-        desired = self._host()
+        desired = self._host() | self._way_out()
         if options.transport != "nooverlay":
             desired |= self._judged(render_node.render_bvi(self.node, mtu=options.mtu), render_node.BVI)
         for claim in self.others.values():
             desired |= self._other(claim)
-        for name in self.slots.spare():
-            desired |= render_pod.render_slot(name, self.node, mtu=options.mtu)
+        desired |= self._spares()
         for attachment in self.attachments.values():
             desired |= self._pod(attachment)
         return desired
@@ -153,6 +154,13 @@ class NetworkState:
         """The interfaces of this node's pods, those included that are kept ahead of them."""
         return frozenset((*self.slots.spare(), *(pod.interface for pod in self.attachments.values())))
 
+    @property
+    def snat_interface(self) -> str | None:
+        """What leaves by this interface gets the node's address; None where nothing does."""
+        if self.uplink is None or not self.options.hide_pods:
+            return None
+        return UPLINK if UPLINK not in self.node_interfaces else render_out.SNAT
+
     def host_keys(self) -> set[str]:
         """The keys without which the host does not reach the world by VPP."""
         return set(self._host())
@@ -170,10 +178,20 @@ class NetworkState:
 
     def _addressed(self) -> Desired:
         """Everything that depends on the NICs' addresses."""
-        desired = self._host()
+        desired = self._host() | self._way_out()
         for claim in self.others.values():
             desired |= self._other(claim)
         return desired
+
+    @property
+    def _diverts(self) -> bool:
+        """Whether pods leave the cluster another way than they reach other nodes."""
+        return self.snat_interface == render_out.SNAT
+
+    def _way_out(self) -> Desired:
+        if self.uplink is None or not self._diverts:
+            return {}
+        return render_out.render(self.subnets, self.node, self.uplink, nics=self.nics)
 
     def _host(self) -> Desired:
         options = self.options
@@ -226,15 +244,24 @@ class NetworkState:
             return attachment, dict.fromkeys(before)
         name = self.slots.release(owner)
         assert name is not None, "an attachment on veth always has a slot"
-        kept = render_pod.render_slot(name, self.node, mtu=self.options.mtu) if self.slots.exists_ahead(name) else {}
+        kept = self._slot(name) if self.slots.exists_ahead(name) else {}
         return attachment, _difference(before, kept)
 
     def spares(self) -> Changes:
         """The spare slots; setting those that exist already changes nothing."""
-        changes: dict[str, object | None] = {}
+        return {**self._spares()}
+
+    def _spares(self) -> Desired:
+        desired: Desired = {}
         for name in self.slots.spare():
-            changes |= render_pod.render_slot(name, self.node, mtu=self.options.mtu)
-        return changes
+            desired |= self._slot(name)
+        return desired
+
+    def _slot(self, name: str) -> Desired:
+        return render_pod.render_slot(name, self.node, mtu=self.options.mtu) | self._diversion(name)
+
+    def _diversion(self, name: str) -> Desired:
+        return dict([vpp.entry(render_out.diverted(name))]) if self._diverts else {}
 
     def _attachment(self, request: PodRequest, address: Address) -> Attachment:
         tap = self.options.tap
@@ -256,17 +283,19 @@ class NetworkState:
     def _pod(self, attachment: Attachment) -> Desired:
         options = self.options
         name = attachment.interface
+        diverted = self._diversion(name)
         judged = (vpp.acl_interface_key(name),) if options.policies else ()
-        ready = (*judged, *((cnat.interface_key(name),) if options.cnat else ()))
-        return render_pod.render(attachment, self.node, tap=options.tap, mtu=options.mtu, ready=ready)
+        ready = (*diverted, *judged, *((cnat.interface_key(name),) if options.cnat else ()))
+        return diverted | render_pod.render(attachment, self.node, tap=options.tap, mtu=options.mtu, ready=ready)
 
     def _other(self, claim: NodeClaim) -> Desired:
         if self.uplink is None or not claim.uplink:
             return {}
         transport = self.options.transport
+        way_out = render_out.render_node(claim) if self._diverts else {}
         if transport == "nooverlay" or (transport == "auto" and render_node.is_on_link(self.uplink, claim)):
-            return render_node.render_direct(self.subnets, self.uplink, claim)
-        return render_node.render_tunnel(self.subnets, self.uplink, claim, vni=self.options.vni)
+            return way_out | render_node.render_direct(self.subnets, self.uplink, claim)
+        return way_out | render_node.render_tunnel(self.subnets, self.uplink, claim, vni=self.options.vni)
 
 
 def _same_or_refuse(known: Attachment, request: PodRequest) -> None:

@@ -63,6 +63,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     address that is this node's, on VPP's side and on the host's; NodePorts are answered on them. ``host``: where the
     host's stack is reached. ``hidden``: the source that clients get where they must be hidden (twice-NAT), the last
     of the node's pod subnet. ``interfaces``: those besides pods that clients or backends are behind;
+    ``outside``: those of them that connections to pods' own addresses enter by, whose replies must keep their source;
     ``snat_interface``: what leaves by it gets the node's address, None for nothing. Networks: ``pods``, ``hosts``,
     ``services``, ``vxlan``, ``interconnect`` of the whole cluster, ``own_pods`` of the node.
     """
@@ -71,6 +72,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     zone: str = ""
     uplink: Address | None
     interfaces: tuple[str, ...]
+    outside: tuple[str, ...] = ()
     snat_interface: str | None
     own_addresses: tuple[Address, ...]
     host: Address

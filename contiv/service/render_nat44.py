@@ -79,12 +79,16 @@ class Nat44Renderer:
             vpp.NatAddress(address=node.hidden, twice=True),
             vpp.Route(vrf=MAIN_VRF, destination=node.services, reject=True),
         ]
-        values += [vpp.NatInterface(interface=name, inside=True, outside=True) for name in node.interfaces]
+        values += [
+            vpp.NatInterface(interface=name, inside=name not in node.outside, outside=True) for name in node.interfaces
+        ]
         if node.uplink is not None:
             values.append(vpp.NatIdentity(address=node.uplink, protocol=UDP, port=VXLAN_PORT))
             if node.snat_interface is not None:
                 values.append(vpp.NatAddress(address=node.uplink))
-                values.append(vpp.NatInterface(interface=node.snat_interface, output=True))
+                # a node that is outside by another interface gets replies there
+                one_way = bool(node.outside)
+                values.append(vpp.NatInterface(interface=node.snat_interface, output=True, one_way=one_way))
         return dict(vpp.entry(value) for value in values)
 
     def interface(self, name: str) -> tuple[str, vpp.Value]:

@@ -31,6 +31,7 @@ MODULES: Final = (
     "acl",
     "af_packet",
     "arp",
+    "classify",
     "cnat",
     "dhcp",
     "feature",

@@ -32,14 +32,14 @@ ME = NodeClaim(id=1, name="node-1", uplink="192.168.16.1/24")
 NIC = Uplink(host_if="eth1", mac="02:00:00:00:00:01", address=Network.parse("192.168.16.1/24", strict=False))
 
 
-def network(uplink: Uplink | None = NIC, *, transport: Any = "vxlan") -> NetworkState:
+def network(uplink: Uplink | None = NIC, *, transport: Any = "vxlan", hide_pods: bool = True) -> NetworkState:
     """A node's network without pods."""
-    options = Options(tap=False, prepared_target=0, mtu=1450, vni=10, transport=transport)
+    options = Options(tap=False, prepared_target=0, mtu=1450, vni=10, transport=transport, hide_pods=hide_pods)
     return NetworkState(ClusterSubnets.of(CONFIG), ME, uplink, options)
 
 
 def test_a_node_with_an_uplink_hides_its_pods_behind_it() -> None:
-    view = node_view(network(), nat_external=True)
+    view = node_view(network())
     assert (view.snat_interface, str(view.uplink)) == ("uplink", "192.168.16.1")
     assert view.interfaces == ("vpp2", "vxlan-bvi")
     assert set(map(str, view.own_addresses)) == {"192.168.16.1", "172.30.1.2", "172.30.1.1", "192.168.30.1"}
@@ -47,26 +47,35 @@ def test_a_node_with_an_uplink_hides_its_pods_behind_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uplink", "nat_external", "transport", "interfaces"),
+    ("uplink", "hide_pods", "transport", "interfaces"),
     [
         (None, True, "vxlan", ("vpp2", "vxlan-bvi")),
         (NIC, False, "vxlan", ("vpp2", "vxlan-bvi", "uplink")),
-        (NIC, True, "nooverlay", ("vpp2", "uplink")),
+        (NIC, False, "nooverlay", ("vpp2", "uplink")),
     ],
 )
 def test_where_nothing_is_to_be_hidden_the_uplink_is_one_among_others(
-    uplink: Uplink | None, nat_external: bool, transport: str, interfaces: tuple[str, ...]
+    uplink: Uplink | None, hide_pods: bool, transport: str, interfaces: tuple[str, ...]
 ) -> None:
-    view = node_view(network(uplink, transport=transport), nat_external=nat_external)
+    view = node_view(network(uplink, transport=transport, hide_pods=hide_pods))
     assert view.snat_interface is None
-    assert view.interfaces == interfaces
+    assert (view.interfaces, view.outside) == (interfaces, ())
+
+
+@pytest.mark.parametrize(("transport", "others"), [("nooverlay", ()), ("auto", ("vxlan-bvi",))])
+def test_where_other_nodes_are_reached_by_the_uplink_another_interface_hides_the_pods(
+    transport: str, others: tuple[str, ...]
+) -> None:
+    view = node_view(network(transport=transport))
+    assert view.snat_interface == "snat"
+    assert (view.interfaces, view.outside) == (("vpp2", *others, "uplink"), ("uplink",))
 
 
 def test_an_uplink_without_an_address_is_the_nodes_only_later() -> None:
     state = network(msgspec.structs.replace(NIC, address=None))
-    assert node_view(state, nat_external=True).uplink is None
+    assert node_view(state).uplink is None
     state.address_changed("uplink", NIC.address, None)
-    assert str(node_view(state, nat_external=True).uplink) == "192.168.16.1"
+    assert str(node_view(state).uplink) == "192.168.16.1"
 
 
 class Sessions:

@@ -12,7 +12,7 @@ import itertools
 import random
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -20,7 +20,7 @@ from topology import Node
 
 import contiv.vpp
 from contiv.agent import policies, services
-from contiv.config import Config, parse
+from contiv.config import Config, Transport, parse
 from contiv.controller.cluster import ClusterResync, ClusterState
 from contiv.model import keys, kube
 from contiv.model import vpp as model
@@ -69,12 +69,19 @@ def configurations(count: int) -> list[Configuration]:
 
 def render(dice: random.Random, *, busy: bool) -> Configuration:
     """What one agent wants VPP to hold in a cluster, as its handlers say it."""
-    config = parse(
-        f"serviceLocalEndpointWeight: {dice.choice((1, 3))}\nnatExternalTraffic: {dice.choice(('true', 'false'))}"
-    )
+    config = parse(f"serviceLocalEndpointWeight: {dice.choice((1, 3))}")
     subnets = ClusterSubnets.of(config)
     uplink = Uplink(host_if="eth0", mac="02:00:00:00:00:01", address=Network.parse(ME.uplink, strict=False))
-    options = Options(tap=False, prepared_target=0, mtu=dice.choice(MTUS), vni=dice.choice(VNIS), policies=True)
+    transport = dice.choice(get_args(Transport))
+    options = Options(
+        tap=False,
+        prepared_target=0,
+        mtu=dice.choice(MTUS),
+        vni=dice.choice(VNIS),
+        transport=transport,
+        policies=True,
+        hide_pods=dice.choice((True, False)),
+    )
     network = NetworkState(subnets, ME, uplink, options)
     state, event = a_cluster(dice, busy=busy)
     quiet = Quiet()
@@ -88,7 +95,7 @@ def render(dice: random.Random, *, busy: bool) -> Configuration:
 
 
 def a_service_handler(config: Config, network: NetworkState, quiet: Quiet) -> ServiceHandler:
-    view = partial(services.node_view, network, nat_external=config.nat_external_traffic)
+    view = partial(services.node_view, network)
     return ServiceHandler(
         ServiceState(view(), Nat44Renderer(services.options_of(config))),
         view=view,

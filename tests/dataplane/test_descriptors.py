@@ -44,6 +44,7 @@ UNIVERSE: dict[str, Value] = dict(
         model.AdminUp(interface="bvi"),
         model.AdminUp(interface="custom", requires=("vpp/vrf/7/ip4",)),
         model.Vrf(table_id=7, version=4, label="custom"),
+        model.Vrf(table_id=8, version=4, label="another"),
         model.InterfaceVrf(interface="custom", table_id=7, version=4),
         model.Unnumbered(interface="vxlan-2", lender="gateway"),
         model.VxlanTunnel(
@@ -61,6 +62,8 @@ UNIVERSE: dict[str, Value] = dict(
         model.Neighbour(interface="bvi", address=address("192.168.30.3"), mac="12:2b:00:00:00:03"),
         model.Route(vrf=0, destination=net("10.1.3.0/24"), gateway=address("192.168.30.3"), interface="bvi"),
         model.Route(vrf=7, destination=net("10.9.0.0/16")),
+        model.Route(vrf=7, destination=net("10.8.0.0/16"), main=True),
+        model.Diversion(interface="gateway", table_id=7),
         model.Route(vrf=0, destination=net("10.96.0.0/12"), reject=True),
         model.Route(vrf=0, destination=net("172.30.3.0/24"), gateway=address("192.168.30.3"), interface="bvi"),
     )
@@ -72,6 +75,8 @@ VARIANTS: dict[str, Value] = dict(
         model.Loopback(name="gateway", instance=70, mac="12:2a:00:00:00:01", mtu=1300),
         model.Route(vrf=0, destination=net("10.1.3.0/24"), gateway=address("192.168.30.9"), interface="bvi"),
         model.Route(vrf=7, destination=net("10.9.0.0/16"), reject=True),
+        model.Route(vrf=7, destination=net("10.8.0.0/16")),
+        model.Diversion(interface="gateway", table_id=8),
         model.Route(vrf=0, destination=net("10.96.0.0/12")),
         model.Neighbour(interface="bvi", address=address("192.168.30.3"), mac="12:2b:00:00:00:08"),
         model.BridgeMember(bd_id=7, interface="vxlan-3", shg=2),

@@ -10,7 +10,7 @@ from contiv.config import Transport, parse
 from contiv.model import linux, vpp
 from contiv.model.ip import Address, Network
 from contiv.model.node import NO_ADDRESS, NodeClaim
-from contiv.network import render_nic
+from contiv.network import render_nic, render_out
 from contiv.network.ipam import ClusterSubnets
 from contiv.network.render_host import HOST_LINUX, HOST_VPP
 from contiv.network.render_nic import UPLINK, Nic, Uplink, Way
@@ -23,11 +23,20 @@ OWN = Network.parse("192.168.16.1/24", strict=False)
 T = TypeVar("T")
 
 
-def state(uplink: Uplink | None, *, transport: Transport = "vxlan", others: tuple[Nic, ...] = ()) -> NetworkState:
+def state(
+    uplink: Uplink | None,
+    *,
+    transport: Transport = "vxlan",
+    others: tuple[Nic, ...] = (),
+    pods: int = 0,
+    hide_pods: bool = True,
+) -> NetworkState:
     text = "" if uplink is None or uplink.address is None else str(uplink.address)
     me = NodeClaim(id=1, name="node1", uplink=text)
-    options = Options(tap=False, prepared_target=0, mtu=1450, vni=10, transport=transport)
-    return NetworkState(SUBNETS, me, uplink, options, nics=others)
+    options = Options(tap=False, prepared_target=pods, mtu=1450, vni=10, transport=transport, hide_pods=hide_pods)
+    network = NetworkState(SUBNETS, me, uplink, options, nics=others)
+    network.slots.grow(pods)
+    return network
 
 
 def static(**more: object) -> Uplink:
@@ -68,7 +77,37 @@ def test_without_overlay_a_node_behind_a_router_is_reached_by_the_router_or_not_
     node.node_claimed(claim(2, "10.77.0.2/24"))
     assert way(node.desired(), SUBNETS.node(2).pod_subnet).gateway == ROUTER
     alone = state(Uplink(host_if="eth1", mac="", address=OWN), transport="nooverlay")
-    assert alone.node_claimed(claim(2, "10.77.0.2/24")) == {}
+    alone.node_claimed(claim(2, "10.77.0.2/24"))
+    assert vpp.route_key(0, SUBNETS.node(2).pod_subnet) not in alone.desired()
+
+
+def leads(node: NetworkState) -> dict[str, vpp.Route]:
+    """Where the table of pods sends their packets, by destination."""
+    routes = of(vpp.Route, node.desired())
+    return {str(route.destination): route for route in routes if route.vrf == render_out.POD_TABLE}
+
+
+def test_without_overlay_pods_leave_the_cluster_by_what_hides_them_and_reach_it_as_they_are() -> None:
+    node = state(static(), transport="nooverlay", pods=2)
+    node.node_claimed(claim(2))
+    ways = leads(node)
+    assert ways.pop("0.0.0.0/0").interface == render_out.SNAT
+    assert all(route.main for route in ways.values())
+    wanted = {"10.1.0.0/16", "172.30.0.0/16", "10.96.0.0/12", "192.168.30.0/24", "192.168.16.1/32", "192.168.16.2/32"}
+    assert ways.keys() == wanted
+    diverted = {diversion.interface for diversion in of(vpp.Diversion, node.desired())}
+    assert diverted == node.pod_interfaces
+    assert node.snat_interface == render_out.SNAT
+    assert vpp.route_key(render_out.POD_TABLE, Network.parse("192.168.16.2/32")) in node.node_released(2)
+
+
+@pytest.mark.parametrize(("transport", "hide_pods"), [("vxlan", True), ("nooverlay", False), ("auto", False)])
+def test_where_one_way_out_serves_all_nothing_is_diverted(transport: Transport, hide_pods: bool) -> None:
+    node = state(static(), transport=transport, pods=2, hide_pods=hide_pods)
+    node.node_claimed(claim(2))
+    assert not leads(node)
+    assert not of(vpp.Diversion, node.desired())
+    assert vpp.interface_key(render_out.SNAT) not in node.desired()
 
 
 def test_auto_takes_the_overlay_only_where_subnets_differ() -> None:

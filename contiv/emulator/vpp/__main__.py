@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from contiv.emulator.vpp.dhcp import DhcpClients
 from contiv.emulator.vpp.handlers import collect
 from contiv.emulator.vpp.handlers.acl import AclHandlers
+from contiv.emulator.vpp.handlers.classify import ClassifyHandlers
 from contiv.emulator.vpp.handlers.devices import Device, DeviceHandlers
 from contiv.emulator.vpp.handlers.dhcp import DhcpHandlers
 from contiv.emulator.vpp.handlers.interfaces import InterfaceHandlers
@@ -75,7 +76,7 @@ def serve(config: startup.Startup) -> None:
     interfaces = InterfaceHandlers(machine, devices.hosts)
     parts = (SystemHandlers(cli), devices, interfaces, IpHandlers(machine), L2Handlers(machine), AclHandlers(machine))
     dhcp = DhcpClients(machine)
-    more = (PuntHandlers(machine), DhcpHandlers(machine, dhcp), Nat44Handlers(machine))
+    more = (PuntHandlers(machine), DhcpHandlers(machine, dhcp), Nat44Handlers(machine), ClassifyHandlers(machine))
     api.serve_handlers(collect((*parts, *more), builtin_schema().messages))
     loop.ticks.append(lambda: machine.graph.bridges.age(machine.clock()))
     loop.ticks.append(lambda: machine.graph.acl.sessions.work(machine.clock()))

@@ -21,6 +21,7 @@ IP4_UNICAST: Final = (
     "nat-pre-in2out",
     "nat-pre-out2in",
     "nat44-ed-classify",
+    "ip4-inacl",
     "ip4-vxlan-bypass",
     "ip4-not-enabled",
 )
@@ -42,6 +43,8 @@ _SLOTS: Final = {
     "ip6-unicast": ("input_arc6", IP6_UNICAST),
     "ip6-output": ("output_arc6", IP6_OUTPUT),
 }
+ARCS: Final = frozenset(_SLOTS)
+"""The arcs that there are."""
 
 
 def CONTINUE(packet: Packet, /) -> Node | None:

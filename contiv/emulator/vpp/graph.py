@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from contiv.emulator.vpp.acl import AclPlugin
 from contiv.emulator.vpp.arp import ArpNodes
 from contiv.emulator.vpp.bridge import BridgeTable
+from contiv.emulator.vpp.classify import Classifier
 from contiv.emulator.vpp.counters import ErrorCounters
 from contiv.emulator.vpp.ethernet import EthernetNodes
 from contiv.emulator.vpp.features import FeatureArcs
@@ -56,6 +57,7 @@ class Graph:
         self.interfaces = InterfaceTable()
         self.features = FeatureArcs()
         self.acl = AclPlugin(self.features, self.errors, clock)
+        self.classifier = Classifier(self.features)
         self.bridges = BridgeTable()
         self.family4 = FibFamily(4)
         self.family6 = FibFamily(6)

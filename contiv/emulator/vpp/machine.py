@@ -85,6 +85,7 @@ class Machine:
             self._collect(interface.fib(version))
             self.family(version).resolver.forget_interface(interface.index)
         self.graph.acl.forget(interface)
+        self.graph.classifier.forget(interface)
         self.graph.features.forget(interface)
         self.interfaces.remove(interface)
         self.on_interface(interface, True)

@@ -20,6 +20,7 @@ from contiv.vpp.descriptors.cnat import (
 )
 from contiv.vpp.descriptors.cnat_translation import CnatTranslationDescriptor
 from contiv.vpp.descriptors.dhcp import DhcpClientDescriptor
+from contiv.vpp.descriptors.diversion import DiversionDescriptor
 from contiv.vpp.descriptors.fib import FibSource, NeighbourDescriptor, RouteDescriptor, VrfDescriptor
 from contiv.vpp.descriptors.interface import InterfaceDescriptor
 from contiv.vpp.descriptors.l2 import BridgeDomainDescriptor, BridgeMemberDescriptor, L2FibDescriptor
@@ -53,6 +54,7 @@ def descriptors(api: Api, interfaces: Interfaces, source: FibSource) -> tuple[De
         PuntRedirectDescriptor(api, interfaces),
         VrfDescriptor(api),
         InterfaceVrfDescriptor(api, interfaces),
+        DiversionDescriptor(api, interfaces),
         RouteDescriptor(api, interfaces, source),
         NeighbourDescriptor(api, interfaces),
         BridgeDomainDescriptor(api),

@@ -24,7 +24,9 @@ CNAT_SOURCE: Final = "cnat"
 """Of the plugin's clients and services (plugins/cnat/cnat_client.c). It comes before ours."""
 ASKED_MAX: Final = 256
 """How many routes the CLI is asked about in one resync."""
+MAIN_TABLE: Final = 0
 PATH_NORMAL: Final = 0
+"""Without next hop and interface: the path's table is looked up."""
 PATH_DROP: Final = 2
 PATH_UNREACHABLE: Final = 5
 """FIB_API_PATH_TYPE_ICMP_UNREACH (src/vnet/fib/fib_types.api): VPP answers with ICMP, at a limited rate."""
@@ -196,7 +198,7 @@ class RouteDescriptor(Descriptor[model.Route, None]):
         version = value.destination.version
         path: dict[str, Any] = {
             "sw_if_index": self._interfaces.index(value.interface) if value.interface else NO_INDEX,
-            "table_id": value.vrf,
+            "table_id": MAIN_TABLE if value.main else value.vrf,
             "weight": 1,
             "proto": 0 if version == 4 else 1,
             "type": _path_type(value),
@@ -213,6 +215,8 @@ class RouteDescriptor(Descriptor[model.Route, None]):
             rejects = path is not None and int(path.type) == PATH_UNREACHABLE
             return model.Route(vrf=route.table_id, destination=destination, reject=rejects)
         hop = from_ip(getattr(path.nh.address, f"ip{destination.version}"))
+        if not hop.value and path.sw_if_index == NO_INDEX:
+            return model.Route(vrf=route.table_id, destination=destination, main=path.table_id == MAIN_TABLE)
         return model.Route(
             vrf=route.table_id,
             destination=destination,
@@ -226,7 +230,7 @@ def _six(destination: Network) -> str:
 
 
 def _path_type(value: model.Route) -> int:
-    if value.gateway or value.interface:
+    if value.gateway or value.interface or value.main:
         return PATH_NORMAL
     return PATH_UNREACHABLE if value.reject else PATH_DROP
 

@@ -48,6 +48,9 @@ class AdminUpDescriptor(Descriptor[model.AdminUp, None]):
             "sw_interface_set_flags", sw_if_index=self._interfaces.index(value.interface), flags=ADMIN_UP_FLAG
         )
 
+    async def update(self, key: str, old: model.AdminUp, new: model.AdminUp, metadata: None) -> None:
+        """It waits for something else from now on, and is up."""
+
     async def delete(self, key: str, value: model.AdminUp, metadata: None) -> None:
         await remove(self._api, "sw_interface_set_flags", sw_if_index=self._interfaces.index(value.interface), flags=0)
 

@@ -26,6 +26,9 @@ ADDRESS_ONLY: Final = 0x08
 OUTSIDE: Final = 0x10
 INSIDE: Final = 0x20
 """``vl_api_nat_config_flags_t`` (plugins/nat/lib/nat_types.api)."""
+INPUT_ARC: Final = "ip4-unicast"
+INPUT_OF_OUTPUT: Final = ("nat-pre-out2in", "nat44-out2in-worker-handoff")
+"""What an output interface does with replies, without and with workers (nat44_ed_add_output_interface)."""
 MAIN_VRF: Final = 0
 IDENTITY_TAG: Final = f"{OWNER}identity"
 SETTINGS: Final = "vpp/nat-settings"
@@ -112,13 +115,15 @@ class NatInterfaceDescriptor(Descriptor[model.NatInterface, None]):
         return (ON_NAT, on_interface(value.interface))
 
     def must_recreate(self, key: str, old: model.NatInterface, new: model.NatInterface) -> bool:
-        return old.output != new.output
+        return (old.output, old.one_way) != (new.output, new.one_way)
 
     async def create(self, key: str, value: model.NatInterface) -> None:
         index = self._interfaces.index(value.interface)
         await self._features(index, value, is_add=True)
         if value.output and index not in await self._outputs():
             await self._api.call("nat44_ed_add_del_output_interface", sw_if_index=index, is_add=True)
+        if value.one_way:
+            await asyncio.gather(*(self._input(index, feature, enable=False) for feature in INPUT_OF_OUTPUT))
 
     async def update(self, key: str, old: model.NatInterface, new: model.NatInterface, metadata: None) -> None:
         index = self._interfaces.index(new.interface)
@@ -128,7 +133,7 @@ class NatInterfaceDescriptor(Descriptor[model.NatInterface, None]):
     async def delete(self, key: str, value: model.NatInterface, metadata: None) -> None:
         index = self._interfaces.index(value.interface)
         await self._features(index, value, is_add=False)
-        if value.output:
+        if value.output:  # VPP takes its input features away again: that one is not there does not matter to it
             await remove(self._api, "nat44_ed_add_del_output_interface", sw_if_index=index, is_add=False)
 
     async def retrieve(self, wanted: Mapping[str, model.NatInterface]) -> Iterable[Actual[model.NatInterface, None]]:
@@ -145,9 +150,25 @@ class NatInterfaceDescriptor(Descriptor[model.NatInterface, None]):
                     inside=bool(flags.get(index, 0) & INSIDE),
                     outside=bool(flags.get(index, 0) & OUTSIDE),
                     output=index in outputs,
+                    one_way=index in outputs and not await self._has_input(index),
                 )
                 found.append(Actual(key=model.key_of(value), value=value, metadata=None))
         return found
+
+    async def _input(self, index: int, feature: str, *, enable: bool) -> None:
+        await self._api.call(
+            "feature_enable_disable", sw_if_index=index, enable=enable, arc_name=INPUT_ARC, feature_name=feature
+        )
+
+    async def _has_input(self, index: int) -> bool:
+        """Whether what comes in by an output interface is looked at."""
+        replies = await asyncio.gather(
+            *(
+                self._api.call("feature_is_enabled", arc_name=INPUT_ARC, feature_name=feature, sw_if_index=index)
+                for feature in INPUT_OF_OUTPUT
+            )
+        )
+        return any(reply.is_enabled for reply in replies)
 
     async def _outputs(self) -> set[int]:
         return {entry.sw_if_index for entry in await self._api.dump("nat44_ed_output_interface")}
