@@ -158,7 +158,8 @@ async def stored(world: World, name: str) -> Object:
 
 
 def _get(address: str, port: int, *, timeout_s: float = TIMEOUT_S, source_port: int = 0) -> Reply:
-    source = ("", source_port)
+    # bound without need, the kernel would draw a port at random: one that VPP still knows, now and then
+    source = ("", source_port) if source_port else None
     try:
         with socket.create_connection((address, port), timeout=timeout_s, source_address=source) as connection:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")

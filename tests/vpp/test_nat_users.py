@@ -1,4 +1,4 @@
-"""Which backends several mappings share: VPP knows their sessions by protocol, address and port."""
+"""Which backends several mappings share: VPP ends sessions by address and port alone."""
 
 from __future__ import annotations
 
@@ -31,22 +31,19 @@ def users_of(*mappings: model.NatMapping) -> tuple[Users, list[str]]:
 
 def test_a_backend_of_two_services_is_shared_until_one_gives_it_up() -> None:
     users, (first, second) = users_of(mapping(1, RED, GREEN), mapping(2, RED))
-    assert users.shared(first, TCP, {RED, GREEN}) == {RED}
+    assert users.shared(first, {RED, GREEN}) == {RED}
     users.put(second, mapping(2, GREEN))
-    assert users.shared(first, TCP, {RED, GREEN}) == {GREEN}
+    assert users.shared(first, {RED, GREEN}) == {GREEN}
     users.drop(second)
-    assert users.shared(first, TCP, {RED, GREEN}) == set()
+    assert users.shared(first, {RED, GREEN}) == set()
 
 
-def test_the_same_port_of_another_protocol_is_another_backend() -> None:
+def test_a_backend_of_two_protocols_is_shared_for_vpp_does_not_tell_them_apart() -> None:
     users, (first, second) = users_of(mapping(1, RED), mapping(2, RED, protocol=UDP))
-    assert users.shared(first, TCP, {RED}) == set()
-    assert users.shared(second, UDP, {RED}) == set()
-    users.put("third", mapping(3, RED, protocol=UDP))
-    assert users.shared(second, UDP, {RED}) == {RED}
+    assert users.shared(first, {RED}) == users.shared(second, {RED}) == {RED}
 
 
 def test_mappings_of_one_service_count_as_one() -> None:
     users, (first, _) = users_of(mapping(1, RED, label="default/web"), mapping(2, RED, label="default/web"))
-    assert users.shared(first, TCP, {RED}, besides="default/web") == set()
-    assert users.shared(first, TCP, {RED}) == {RED}
+    assert users.shared(first, {RED}, besides="default/web") == set()
+    assert users.shared(first, {RED}) == {RED}

@@ -10,12 +10,12 @@ backend and moves when that one goes.
 
 Removing a backend makes VPP delete the sessions to its address and port, by whichever mapping they came. That is right
 for a backend that is gone from all of them. Where connections must live on, because its weight changes (to 0 while it
-drains) or because it serves another service too (TCP alone: a UDP socket must move on), it leaves the list by another
-door: the deletion of an identity mapping takes all locals of one VRF out of whatever mapping has the address, and
-deletes sessions of identities alone (nat44_ed.c, nat44_ed_del_static_mapping_internal). Everybody who stays comes back
-in the same batch, which VPP reads at once but for what exceeds 4096 bytes. Anchor and **guard**, in a VRF of their own,
-keep the mapping there and the sum of its weights above zero, by which VPP divides. Workers go on between two messages,
-so with several of them connections end after all.
+drains) or because it serves another service too, it leaves the list by another door: the deletion of an identity
+mapping takes all locals of one VRF out of whatever mapping has the address, and deletes sessions of identities alone
+(nat44_ed.c, nat44_ed_del_static_mapping_internal). Everybody who stays comes back in the same batch, which VPP reads at
+once but for what exceeds 4096 bytes. Anchor and **guard**, in a VRF of their own, keep the mapping there and the sum of
+its weights above zero, by which VPP divides. Workers go on between two messages, so with several of them connections
+end after all. UDP sockets move on all the same: the sessions of theirs that the mapping had made are ended one by one.
 
 What VPP does not do is forget which client had a backend by affinity: it remembers places in the list, and a place that
 was vacated still holds the one that is gone. So under affinity a backend goes only where another takes its place at
@@ -26,6 +26,7 @@ Tags are ``contiv:<affinity in seconds>:<label>``: no dump tells the affinity.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -136,8 +137,10 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
         if not _stands(anchor, new.backends) and await self._many_workers():
             anchor = _anchor(new.backends)
             way = [*way, (True, anchor), (False, metadata)]
+        left = self._spared(key, old, new.backends, besides=old.label)
         self._users.put(key, new)
         await self._walk(new, way)
+        await self._move_on(new, left)
         return anchor
 
     async def delete(self, key: str, value: model.NatMapping, metadata: bytes) -> None:
@@ -148,6 +151,7 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
             await self._walk(value, [(True, GUARD), EMPTIED, *((True, record) for record in ended)])
         fields = {**_frontend(value), "flags": _flags(value), "affinity": value.affinity_s}
         await remove(self._api, "nat44_add_del_lb_static_mapping", is_add=False, local_num=0, locals=[], **fields)
+        await self._move_on(value, spared)
 
     def _way(self, key: str, old: model.NatMapping, new: model.NatMapping) -> list[Step] | None:
         """From the backends of one to those of the other; None where a recreate is due."""
@@ -156,11 +160,31 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
         return gentle_steps(old.backends, new.backends, self._spared(key, old, new.backends, besides=old.label))
 
     def _spared(self, key: str, old: model.NatMapping, new: bytes, *, besides: str | None = None) -> set[bytes]:
-        """Backends that leave and keep their connections, for they serve elsewhere too. Never over UDP: who holds on
-        to a socket would be sent to the one that left for as long as he sends."""
-        if old.protocol == UDP:
-            return set()
-        return self._users.shared(key, old.protocol, _gone(old.backends, new), besides=besides)
+        """Backends that leave and serve elsewhere: their connections live on."""
+        return self._users.shared(key, _gone(old.backends, new), besides=besides)
+
+    async def _move_on(self, value: model.NatMapping, left: Iterable[bytes]) -> None:
+        """End the sessions by which UDP sockets hold on to backends that ``left`` and were spared: such a socket would
+        be sent there for as long as it sends."""
+        if value.protocol == UDP:
+            await asyncio.gather(*(self._end_sessions(value, backend) for backend in left))
+
+    async def _end_sessions(self, value: model.NatMapping, backend: bytes) -> None:
+        address, port = Address(4, int.from_bytes(backend[:4], "big")), int.from_bytes(backend[4:], "big")
+        found = await self._api.dump("nat44_user_session_v3", ip_address=str(address), vrf_id=MAIN_VRF)
+        ours = (value.protocol, port, value.port, str(value.address))
+        await asyncio.gather(
+            *(
+                remove(
+                    self._api, "nat44_del_session", protocol=value.protocol, vrf_id=MAIN_VRF, flags=0,
+                    address=session.ext_host_address, port=session.ext_host_port,
+                    ext_host_address=session.outside_ip_address, ext_host_port=session.outside_port,
+                )
+                for session in found
+                if ours
+                == (session.protocol, session.inside_port, session.outside_port, str(session.outside_ip_address))
+            )
+        )  # fmt: skip
 
     def _gently(self, value: model.NatMapping) -> bool:
         """Whether backends may leave without an end to their connections."""

@@ -16,7 +16,7 @@ ADDRESS_SIZE = 6
 
 
 class Users:
-    """Mappings by key, and by the backends that they have: VPP tells sessions apart by protocol, address and port."""
+    """Mappings by key, and by the backends that they have."""
 
     def __init__(self) -> None:
         self._mappings: dict[str, model.NatMapping] = {}
@@ -42,20 +42,20 @@ class Users:
         if self._by_backend is not None:
             self._remove(key, _backends(before))
 
-    def shared(self, key: str, protocol: int, backends: Iterable[bytes], *, besides: str | None = None) -> set[bytes]:
-        """Those of ``backends`` (address and port) that another mapping than ``key`` has for the same protocol.
+    def shared(self, key: str, backends: Iterable[bytes], *, besides: str | None = None) -> set[bytes]:
+        """Those of ``backends`` (address and port) that another mapping than ``key`` has, of whichever protocol: VPP
+        does not look at it where it ends sessions (nat44_ed.c, nat44_ed_add_del_lb_static_mapping_local).
 
         ``besides``: mappings with this label do not count. Those of one service change together.
         """
         wanted = set(backends)
         if not wanted:
             return wanted
-        mark = bytes((protocol,))
         if self._by_backend is None:
             self._by_backend = {}
             for each, value in self._mappings.items():
                 self._add(each, _backends(value))
-        return {backend for backend in wanted if any(self._others(key, backend + mark, besides))}
+        return {backend for backend in wanted if any(self._others(key, backend, besides))}
 
     def _others(self, key: str, backend: bytes, besides: str | None) -> Iterator[bool]:
         assert self._by_backend is not None
@@ -82,7 +82,5 @@ class Users:
 
 
 def _backends(value: model.NatMapping | None) -> set[bytes]:
-    if value is None:
-        return set()
-    records, mark = value.backends, bytes((value.protocol,))
-    return {records[at : at + ADDRESS_SIZE] + mark for at in range(0, len(records), SIZE)}
+    records = value.backends if value is not None else b""
+    return {records[at : at + ADDRESS_SIZE] for at in range(0, len(records), SIZE)}
