@@ -10,7 +10,7 @@ MINUTES ?= 10
 SEED    ?= 1
 DATAPLANE ?= emulator
 
-.PHONY: help install demo test test-slow chaos lint bench fuzz sanitize generate clean
+.PHONY: help install demo test test-slow chaos truth vm lint bench fuzz sanitize generate clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ chaos: install ## churn and faults on a demo cluster, then the invariants: MINUT
 truth: install ## every policy truth case with real packets; DATAPLANE=vpp for VPP instead of the emulator
 	@scripts/need-root truth
 	@$(PY) -m pytest -q tests/truth -k "test_cases or test_connectivity or $(DATAPLANE)-" $(ARGS)
+
+vm: install ## a virtual machine: VPP takes its NIC on PCI, pods hang on TAPs, all goes back; needs qemu and VPP
+	@scripts/need-root vm
+	@$(PY) -m tests.vm
 
 lint: install ## ruff, mypy strict, import contracts, warnings of C as errors
 	@.venv/bin/ruff check .
