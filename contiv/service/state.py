@@ -423,7 +423,7 @@ class ServiceState:
         foreign = any(each.foreign for each in slices)
         service = entry.service
         restricted = bool(service.load_balancer_source_ranges)
-        if not foreign and not restricted and all(claim.kind == Kind.CLUSTER_IP for claim in entry.claims):
+        if not foreign and all(claim.kind == Kind.CLUSTER_IP for claim in entry.claims):
             return
         ranges = source_ranges(service)[0] if restricted else ()
         for claim in self._held(name):
@@ -435,8 +435,10 @@ class ServiceState:
                 continue
             backends = self.renderer.backends(answer, self.node)
             strange = foreign and any(each.address not in self.node.pods for each in backends)
-            hidden = answer.answer is Answer.SERVE and self.renderer.hides_client(answer, self.node)
-            if hidden or limits or strange:
+            serves = answer.answer is Answer.SERVE
+            hidden = serves and self.renderer.hides_client(answer, self.node)
+            # on an address of a node or of the outside, which a pod's own list would judge before translation
+            if hidden or limits or strange or (serves and claim.kind != Kind.CLUSTER_IP):
                 yield Frontend(
                     address=claim.address,
                     port=claim.port,

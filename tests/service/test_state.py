@@ -518,7 +518,7 @@ def test_source_ranges_that_nobody_can_read_let_nobody_in() -> None:
 # ---- what policies see
 
 
-def test_policies_see_hidden_foreign_and_restricted_frontends_alone() -> None:
+def test_policies_see_all_frontends_but_the_cluster_ips_of_pods() -> None:
     plain = service("plain", "10.96.0.1")
     api = service("kubernetes", "10.96.0.2")
     web = service(
@@ -538,7 +538,9 @@ def test_policies_see_hidden_foreign_and_restricted_frontends_alone() -> None:
         slice_(endpoint("192.168.16.9"), of="kubernetes"),
     )
     seen = held.frontends()
-    assert {str(frontend.address) for frontend in seen.values()} == {"10.96.0.2", "203.0.113.8"}
+    own = set(map(str, NODE.own_addresses))
+    assert {str(frontend.address) for frontend in seen.values()} == {"10.96.0.2", "203.0.113.8", *own}
+    assert not seen[TCP, NODE.host, 30080].client_hidden
     lb = seen[TCP, Address.parse("203.0.113.8"), 80]
     assert lb.source_ranges == (Network.parse("198.51.100.0/24"),)
     assert lb.backends == (Backend(Address.parse("10.1.1.5"), 8080),)
