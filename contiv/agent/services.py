@@ -9,7 +9,7 @@ resync.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -20,11 +20,13 @@ from contiv.agent import cnat
 from contiv.config import Config
 from contiv.controller import Event
 from contiv.errors import VppError
+from contiv.linux.ports import Ranges, source_ports
+from contiv.model.ip import Address
 from contiv.network.render_host import HOST_VPP
 from contiv.network.render_nic import UPLINK
 from contiv.network.render_node import BVI
 from contiv.network.state import NetworkState
-from contiv.service.frontends import NodeView
+from contiv.service.frontends import PROTOCOLS, Kept, NodeView, speaking
 from contiv.service.handler import ServiceHandler
 from contiv.service.health import HealthServers
 from contiv.service.render_cnat import CnatRenderer
@@ -38,7 +40,11 @@ SESSIONS_MAX: Final = 10_000
 MINUTE_S: Final = 60
 TWICE_NAT: Final = 0x01
 """``vl_api_nat_config_flags_t`` (plugins/nat/lib/nat_types.api)."""
-PROTOCOLS: Final = {1: "ICMP", 6: "TCP", 17: "UDP"}
+NAMES: Final = {1: "ICMP", 6: "TCP", 17: "UDP"}
+TCP: Final = PROTOCOLS["TCP"]
+UDP: Final = PROTOCOLS["UDP"]
+DHCP_PORT: Final = 68
+"""RFC 2131 section 4.1."""
 
 
 def options_of(config: Config) -> Options:
@@ -56,8 +62,10 @@ def renderer_of(config: Config) -> Renderer:
     return CnatRenderer(options) if config.service_renderer == "cnat" else Nat44Renderer(options)
 
 
-def node_view(network: NetworkState) -> NodeView:
+def node_view(network: NetworkState, *, rest_listen: str = "", ephemeral: Ranges = ()) -> NodeView:
     """The node as services see it now: a NIC's address may come late and change.
+
+    ``rest_listen`` as in the configuration; ``ephemeral``: the ports that the host's own connections come from.
 
     Where the uplink itself is not the interface that translates sources (``contiv.network.render_out``), replies to
     what was translated come in by it.
@@ -78,6 +86,7 @@ def node_view(network: NetworkState) -> NodeView:
         outside=(UPLINK,) if snat not in (None, UPLINK) else (),
         snat_interface=snat,
         own_addresses=tuple(dict.fromkeys(own)),
+        kept=(*_listening(network, rest_listen), *speaking(_speakers(network), ephemeral)),
         host=node.host_linux.address,
         hidden=node.nat_loopback,
         pods=subnets.pods,
@@ -89,13 +98,40 @@ def node_view(network: NetworkState) -> NodeView:
     )
 
 
+def _listening(network: NetworkState, rest_listen: str) -> Iterator[Kept]:
+    """What is answered behind the node's addresses though no object in Kubernetes says so."""
+    nics = (network.uplink, *network.nics) if network.uplink is not None else network.nics
+    for nic in nics:
+        if nic.dhcp and nic.address is not None:
+            use = "is VPP's DHCP client"
+            yield Kept(protocols=(UDP,), address=nic.address.address, first=DHCP_PORT, last=DHCP_PORT, use=use)
+    listening, _, number = rest_listen.rpartition(":")
+    for address in _host_addresses(network):
+        if number.isdecimal() and listening in ("", "0.0.0.0", str(address)):
+            port = int(number)
+            yield Kept(protocols=(TCP,), address=address, first=port, last=port, use="is the agent's own (restListen)")
+
+
+def _host_addresses(network: NetworkState) -> tuple[Address, ...]:
+    """The addresses that the host itself has: its end of the interconnect, and those of a stolen NIC."""
+    shared = [each.address for each in network.uplink.shared] if network.uplink is not None else []
+    return (network.node.host_linux.address, *shared)
+
+
+def _speakers(network: NetworkState) -> tuple[Address, ...]:
+    """The host's addresses that replies to its own connections may come to without a session: it has one of what
+    leaves by the uplink, where NAT translates that."""
+    own = _host_addresses(network)
+    return own[:1] if network.snat_interface == UPLINK else own
+
+
 class Services:
     """The parts of the capability, wired; the route reads what agent and VPP hold at that moment."""
 
     def __init__(
         self, config: Config, network: NetworkState, vpp: Vpp, interfaces: Interfaces, push: Callable[[Event], None]
     ) -> None:
-        view = partial(node_view, network)
+        view = partial(node_view, network, rest_listen=config.rest_listen, ephemeral=source_ports())
         self.descriptors = (*nat_descriptors(vpp, interfaces), *cnat_descriptors(vpp, interfaces))
         self._health = HealthServers()
         self._vpp = vpp
@@ -139,7 +175,7 @@ def _session(entry: Any) -> dict[str, Any]:
     hidden = bool(int(entry.flags) & TWICE_NAT)
     seen = f"{entry.ext_host_nat_address}:{entry.ext_host_nat_port}" if hidden else ""
     return {
-        "protocol": PROTOCOLS.get(entry.protocol, str(entry.protocol)),
+        "protocol": NAMES.get(entry.protocol, str(entry.protocol)),
         "client": f"{entry.ext_host_address}:{entry.ext_host_port}",
         "frontend": f"{entry.outside_ip_address}:{entry.outside_port}",
         "backend": f"{entry.inside_ip_address}:{entry.inside_port}",

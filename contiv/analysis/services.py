@@ -1,9 +1,9 @@
 """What the nodes of a cluster translate: services completed as the API server and its controllers would, and rendered.
 
 In: a ``Cluster``. Out: ``ClusterServices``: for a node the frontends that policies must know, and who answers an
-address and port. Manifests seldom have what the cluster adds: a service without a cluster IP gets the next one of the
-service network, and one without endpoint slices those that its selector gives, every pod being ready. Pure; rendered by
-``contiv.service``, as on the nodes. Next: ``tables`` and ``trace``.
+address and port, be it a service or a pod by its host port. Manifests seldom have what the cluster adds: a service
+without a cluster IP gets the next one of the service network, and one without endpoint slices those that its selector
+gives, every pod being ready. Pure; rendered by ``contiv.service``, as on the nodes. Next: ``tables`` and ``trace``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import msgspec
 
 from contiv.analysis.cluster import Cluster
 from contiv.config import Config
+from contiv.linux.ports import DEFAULT_RANGE
 from contiv.model import cnat, kube, vpp
 from contiv.model.ip import Address
 from contiv.model.service import Frontend, FrontendKey
 from contiv.service.endpoints import Fault
-from contiv.service.frontends import PROTOCOL_NAMES, NodeView
+from contiv.service.frontends import PROTOCOL_NAMES, NodeView, speaking
 from contiv.service.render_cnat import CnatRenderer
 from contiv.service.render_nat44 import Nat44Renderer
 from contiv.service.renderer import Answer, Options
@@ -62,18 +63,21 @@ class ClusterServices:
         self._config = config
         self._services = () if config.service_renderer == "none" else tuple(_with_addresses(cluster))
         self._slices = _slices(cluster, self._services)
+        pods = (end.pod for end in cluster.ends if end.pod is not None)
+        ports = [pod for pod in pods if not pod.host_network and any(port.host_port for port in pod.ports)]
+        self._pods = ports if config.service_renderer != "none" else []
         self._states: dict[str, tuple[ServiceState, Mapping[str, msgspec.Struct]]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._services)
+        return bool(self._services or self._pods)
 
     def frontends(self, node: str) -> Mapping[FrontendKey, Frontend]:
         """What policies must know of a node's frontends."""
         return self._state(node)[0].frontends()
 
     def faults(self) -> list[Fault]:
-        """What is wrong with services and slices; every node would report the same."""
-        return self._state(next(iter(self._cluster.nodes)))[0].faults() if self._services else []
+        """What is wrong with services and slices; every node would report the same, but for host ports of its own."""
+        return self._state(next(iter(self._cluster.nodes)))[0].faults() if self else []
 
     def addresses(self, name: str) -> tuple[str, ...]:
         """The cluster IPs of the service ``namespace/name``; none when there is no such service."""
@@ -108,7 +112,9 @@ class ClusterServices:
             interfaces = [end.name for end in self._cluster.ends if end.node == node and not end.on_host]
             objects = (each for each in self._cluster.objects if isinstance(each, kube.Node) and each.name == node)
             own = next(objects, None)
-            desired = state.replace(self._services, self._slices, view, node_object=own, interfaces=interfaces)
+            desired = state.replace(
+                self._services, self._slices, view, node_object=own, interfaces=interfaces, pods=self._pods
+            )
             self._states[node] = state, desired
         return self._states[node]
 
@@ -129,6 +135,7 @@ def _view(cluster: Cluster, node: str) -> NodeView:
         interfaces=(),
         snat_interface=None,
         own_addresses=cluster.nodes[node].own,
+        kept=tuple(speaking((plan.host_linux.address,), (DEFAULT_RANGE,))),
         host=plan.host_linux.address,
         hidden=plan.nat_loopback,
         pods=subnets.pods,

@@ -27,6 +27,7 @@ from contiv.fastpath import acl, hashing
 from contiv.model.ip import Address
 from contiv.network.render_host import HOST_VPP
 from contiv.network.render_node import BVI
+from contiv.service.frontends import object_of
 from contiv.service.renderer import Answer
 
 NODES_MAX: Final = 4
@@ -161,7 +162,7 @@ class _Journey:
 
     def _serve(self, packet: _Packet, answered: Answered, nodes: int) -> tuple[list[Step], str]:
         frontend = f"{packet.destination}:{packet.port}/{self._traffic.protocol}"
-        title = f"{frontend} is service {answered.service} ({answered.kind.lower().replace('_', ' ')})"
+        title = f"{frontend} is {_named(answered)}"
         if answered.answer is not Answer.SERVE:
             refused = answered.answer is Answer.REFUSE
             why = "no endpoint: refused at once" if refused else "no endpoint on this node (traffic policy Local)"
@@ -292,6 +293,13 @@ class _Journey:
             line=line,
         )
         return step, verdict.permitted
+
+
+def _named(answered: Answered) -> str:
+    """A service by the kind of its address, or the pod whose host port it is."""
+    kind = answered.kind.lower().replace("_", " ")
+    what, _, name = object_of(answered.service).partition(" ")
+    return f"{what.lower()} {name} ({kind})"
 
 
 def _chosen(packet: _Packet, candidates: tuple[Candidate, ...], traffic: Traffic) -> Candidate:

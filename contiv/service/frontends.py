@@ -1,7 +1,8 @@
 """Which addresses, ports and protocols a service claims on this node. Pure.
 
-In: a ``Service`` and what the node is (``NodeView``). Out: ``Claim`` values in order of kind, and faults for what
-cannot be claimed: the rest of the service works. Headless services and ExternalName claim nothing.
+In: a ``Service`` (host ports of a pod are one, ``hostports.py``) and what the node is (``NodeView``). Out: ``Claim``
+values in order of kind, and faults for what cannot be claimed: the rest of the service works. Headless services and
+ExternalName claim nothing, and nothing claims a port that the node needs itself (``Kept``).
 
 Claims of different services may collide. The lower ``Kind`` wins: cluster IPs are Kubernetes' own to give, node ports
 too; then host ports and load balancers; external IPs anybody may write (CVE-2020-8554). Among equals the first name
@@ -10,7 +11,9 @@ wins.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from itertools import product
 from typing import Final
 
 import msgspec
@@ -28,6 +31,7 @@ PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()}
 VXLAN_PORT: Final = 4789
 """RFC 7348 section 5."""
 LOCAL_POLICY: Final = "Local"
+POD: Final = "Pod "
 
 
 class Kind(IntEnum):
@@ -56,6 +60,31 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
         return (self.protocol, self.address, self.port)
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Ports ``first`` to ``last`` of one of the node's addresses that the node needs itself; ``use`` says what for.
+
+    ``from_host_ports``: host ports alone may not have them, since NodePorts come from a range that whoever runs the
+    cluster keeps for them.
+    """
+
+    protocols: tuple[int, ...]
+    address: Address
+    first: int
+    last: int
+    use: str
+    remedy: str = "choose another port"
+    from_host_ports: bool = False
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether the claim is one that nobody may make."""
+        return (
+            claim.address == self.address
+            and self.first <= claim.port <= self.last
+            and claim.protocol in self.protocols
+            and (claim.kind == Kind.HOST_PORT or not self.from_host_ports)
+        )
+
+
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """What services must know of their node.
 
@@ -64,8 +93,9 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     host's stack is reached. ``hidden``: the source that clients get where they must be hidden (twice-NAT), the last
     of the node's pod subnet. ``interfaces``: those besides pods that clients or backends are behind;
     ``outside``: those of them that connections to pods' own addresses enter by, whose replies must keep their source;
-    ``snat_interface``: what leaves by it gets the node's address, None for nothing. Networks: ``pods``, ``hosts``,
-    ``services``, ``vxlan``, ``interconnect`` of the whole cluster, ``own_pods`` of the node.
+    ``snat_interface``: what leaves by it gets the node's address, None for nothing. ``kept``: ports of its addresses
+    that nobody may claim, besides VXLAN's. Networks: ``pods``, ``hosts``, ``services``, ``vxlan``, ``interconnect`` of
+    the whole cluster, ``own_pods`` of the node.
     """
 
     name: str
@@ -75,6 +105,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     outside: tuple[str, ...] = ()
     snat_interface: str | None
     own_addresses: tuple[Address, ...]
+    kept: tuple[Kept, ...] = ()
     host: Address
     hidden: Address
     pods: Network
@@ -135,33 +166,58 @@ def claims_of(service: kube.Service, node: NodeView) -> tuple[tuple[Claim, ...],
         claims.extend(
             Claim(Kind.HEALTH_CHECK, address, service.health_check_node_port, PROTOCOLS["TCP"], -1)
             for address in node.own_addresses
-            if address != node.host and address.version == node.host.version
+            if address.version == node.host.version
         )
-    claims = _without_tunnel(service, claims, node, faults)
+    claims = _free(service, claims, node, faults)
     return tuple(sorted(claims, key=lambda claim: claim.kind)), tuple(faults)
 
 
 def _host_ports(service: PodPorts, node: NodeView) -> tuple[tuple[Claim, ...], tuple[Fault, ...]]:
+    """A port that names its address comes before one of the same pod that takes any, as a socket's would."""
+    address = _parsed(service.address)
+    if address is None or address not in node.own_pods:
+        reason = f"{service.address} is no address of this node's pods ({node.own_pods}), so its host ports are closed"
+        return (), (_fault(service, "status.podIPs", reason),)
     claims: list[Claim] = []
     faults: list[Fault] = []
-    for index, (port, host_ip) in enumerate(zip(service.ports, service.host_ips, strict=True)):
-        addresses = [each for each in node.own_addresses if not host_ip or str(each) == host_ip]
+    for index, port in enumerate(service.ports):
+        field, host_ip = field_of(service, index), service.host_ips[index]
+        addresses = [_parsed(host_ip)] if host_ip else node.own_addresses
         protocol = PROTOCOLS.get(port.protocol)
-        if protocol is None or not addresses:
-            reason = f"{host_ip} is no address of this node" if protocol else f"{port.protocol} is unknown"
-            faults.append(_fault(service, f"hostPort {port.port}", f"{reason}; not served"))
-        else:
-            claims.extend(Claim(Kind.HOST_PORT, address, port.port, protocol, index) for address in addresses)
-    return tuple(_without_tunnel(service, claims, node, faults)), tuple(faults)
+        if protocol is None:
+            faults.append(_fault(service, field, f"{port.protocol} is none of TCP, UDP, SCTP"))
+            continue
+        for own in addresses:
+            if own is None or own not in node.own_addresses:
+                known = ", ".join(map(str, node.own_addresses))
+                reason = f"hostIP {host_ip} is none of this node's addresses ({known}); not served"
+                faults.append(_fault(service, field, reason))
+            else:
+                claims.append(Claim(Kind.HOST_PORT, own, port.port, protocol, index))
+    claims.sort(key=lambda claim: not service.host_ips[claim.index])
+    return tuple(_free(service, claims, node, faults)), tuple(faults)
 
 
-def _without_tunnel(service: kube.Service, claims: list[Claim], node: NodeView, faults: list[Fault]) -> list[Claim]:
-    """The claims but for the port that VXLAN comes in by."""
-    own = (PROTOCOLS["UDP"], node.uplink, VXLAN_PORT)
-    if all(claim.key != own for claim in claims):
+def _free(service: kube.Service, claims: list[Claim], node: NodeView, faults: list[Fault]) -> list[Claim]:
+    """The claims but for those of ports that the node needs itself."""
+    if all(claim.kind == Kind.CLUSTER_IP for claim in claims):
         return claims
-    faults.append(_fault(service, "ports", f"UDP {VXLAN_PORT} of {node.uplink} carries VXLAN; choose another port"))
-    return [claim for claim in claims if claim.key != own]
+    kept = (*node.kept, *_tunnel(node))
+    free: list[Claim] = []
+    for claim in claims:
+        found = next((each for each in kept if each.holds(claim)), None)
+        if found is None:
+            free.append(claim)
+        else:
+            what = f"{PROTOCOL_NAMES[claim.protocol]} {claim.port} of {claim.address}"
+            faults.append(_fault(service, "ports", f"{what} {found.use}; {found.remedy}"))
+    return free
+
+
+def _tunnel(node: NodeView) -> Iterator[Kept]:
+    if node.uplink is not None:
+        protocols = (PROTOCOLS["UDP"],)
+        yield Kept(protocols=protocols, address=node.uplink, first=VXLAN_PORT, last=VXLAN_PORT, use="carries VXLAN")
 
 
 def has_health_check(service: kube.Service) -> bool:
@@ -242,6 +298,37 @@ def _parsed(text: str) -> Address | None:
         return None
 
 
+def speaking(addresses: Iterable[Address], ranges: Iterable[tuple[int, int]]) -> Iterator[Kept]:
+    """Where replies to the host's own connections come in: a host port there would take them for its clients."""
+    use = "is one that the host's own connections come from (net.ipv4.ip_local_port_range), so it is not served there"
+    remedy = "choose another port, or reserve it in net.ipv4.ip_local_reserved_ports and start the agent anew"
+    for address, (first, last) in product(addresses, ranges):
+        yield Kept(
+            protocols=tuple(PROTOCOLS.values()),
+            address=address,
+            first=first,
+            last=last,
+            use=use,
+            remedy=remedy,
+            from_host_ports=True,
+        )
+
+
+def name_of(service: kube.Service) -> str:
+    """What a service is known by: ``namespace/name``. A pod's host ports have a blank in it, as no service can."""
+    name = f"{service.namespace}/{service.name}"
+    return f"{POD}{name}" if isinstance(service, PodPorts) else name
+
+
+def field_of(service: kube.Service, index: int) -> str:
+    """Where a port of it is written."""
+    return f"hostPort {service.ports[index].port}" if isinstance(service, PodPorts) else f"ports[{index}]"
+
+
+def object_of(name: str) -> str:
+    """The Kubernetes object that has a name as ``name_of`` gives it."""
+    return name if name.startswith(POD) else f"Service {name}"
+
+
 def _fault(service: kube.Service, field: str, reason: str) -> Fault:
-    kind = "Pod" if isinstance(service, PodPorts) else "Service"
-    return Fault(f"{kind} {service.namespace}/{service.name}", field, reason)
+    return Fault(object_of(name_of(service)), field, reason)

@@ -12,19 +12,22 @@ from typing import Final
 from contiv.model import kube
 
 HOST_PORT: Final = "HostPort"
+ANY_ADDRESS: Final = frozenset({"", "0.0.0.0", "::"})
+"""What a hostIP says that means no address in particular."""
 
 
 class PodPorts(kube.Service, frozen=True, kw_only=True):
-    """``host_ips``: by port, the only address of the node that it is answered on; "" for all."""
+    """``address`` is the pod's. ``host_ips``: by port, the node's only address that answers it; "" for all of them."""
 
+    address: str
     host_ips: tuple[str, ...]
 
 
 def pod_ports(pod: kube.Pod, node: str) -> tuple[PodPorts, kube.EndpointSlice] | None:
     """The pod's host ports on ``node``, None when there are none to answer."""
     ports = tuple(port for port in pod.ports if port.host_port)
-    addresses = tuple(text for text in pod.pod_ips if ":" not in text)
-    if pod.node_name != node or pod.host_network or pod.finished or not ports or not addresses:
+    address = next((text for text in pod.pod_ips if ":" not in text), "")
+    if pod.node_name != node or pod.host_network or pod.finished or not ports or not address:
         return None
     service = PodPorts(
         namespace=pod.namespace,
@@ -34,7 +37,8 @@ def pod_ports(pod: kube.Pod, node: str) -> tuple[PodPorts, kube.EndpointSlice] |
             kube.ServicePort(name=str(index), protocol=port.protocol, port=port.host_port, target_port=port.port)
             for index, port in enumerate(ports)
         ),
-        host_ips=tuple("" if port.host_ip == "0.0.0.0" else port.host_ip for port in ports),
+        address=address,
+        host_ips=tuple("" if port.host_ip in ANY_ADDRESS else port.host_ip for port in ports),
         internal_traffic_policy="Local",
         external_traffic_policy="Local",
         session_affinity="None",
@@ -48,6 +52,6 @@ def pod_ports(pod: kube.Pod, node: str) -> tuple[PodPorts, kube.EndpointSlice] |
             kube.EndpointPort(name=str(index), protocol=port.protocol, port=port.port)
             for index, port in enumerate(ports)
         ),
-        endpoints=(kube.Endpoint(addresses=addresses[:1], node_name=node),),
+        endpoints=(kube.Endpoint(addresses=(address,), node_name=node),),
     )
     return service, slice_

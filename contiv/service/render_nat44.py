@@ -36,7 +36,7 @@ from contiv.model import kube, vpp
 from contiv.model.ip import Address
 from contiv.model.service import Backend
 from contiv.service.endpoints import DRAINING, LOCAL, READY, Choice, Slice
-from contiv.service.frontends import PROTOCOLS, VXLAN_PORT, Claim, Kind, NodeView
+from contiv.service.frontends import PROTOCOLS, VXLAN_PORT, Claim, Kind, NodeView, name_of
 from contiv.service.renderer import Answer, Options, Part, Serving, serving
 
 UDP: Final = PROTOCOLS["UDP"]
@@ -102,7 +102,7 @@ class Nat44Renderer:
         rendered: dict[str, vpp.Value] = {}
         known: dict[tuple[int, bool], tuple[Serving, bytes]] = {}
         affinity_s = service.session_affinity_timeout_s if service.session_affinity == "ClientIP" else 0
-        label = f"{service.namespace}/{service.name}"
+        label = name_of(service)
         for claim in claims:
             # claims of one port differ in what the two traffic policies say, and in nothing else
             kind = (claim.index, claim.kind == Kind.CLUSTER_IP)

@@ -20,7 +20,18 @@ from contiv.model import cnat, kube, vpp
 from contiv.model.ip import Address
 from contiv.model.service import Frontend, FrontendKey
 from contiv.service.endpoints import Fault, Place, Slice, parse, ready_here
-from contiv.service.frontends import PROTOCOL_NAMES, Claim, Kind, NodeView, claims_of, source_ranges
+from contiv.service.frontends import (
+    POD,
+    PROTOCOL_NAMES,
+    Claim,
+    Kind,
+    NodeView,
+    claims_of,
+    field_of,
+    name_of,
+    object_of,
+    source_ranges,
+)
 from contiv.service.hostports import pod_ports
 from contiv.service.renderer import Answer, Renderer, Value, serving
 
@@ -93,7 +104,7 @@ class ServiceState:
         self._entries = {}
         self._claimants, self._rendered, self._routes = {}, {}, {}
         self.health, self._health_ports = {}, {}
-        sources = {f"{service.namespace}/{service.name}": service for service in services}
+        sources = {name_of(service): service for service in services}
         for name, service in (sources | self._put_pods(pods)).items():
             self._entries[name] = self._enter(name, service)
             self._claim(name, self._entries[name].claims)
@@ -116,7 +127,7 @@ class ServiceState:
 
     def pod_changed(self, pod: kube.Pod, *, gone: bool = False) -> Changes:
         """A pod came, changed or left; what counts are host ports of those on this node."""
-        name = _pod_name(pod)
+        name = f"{POD}{pod.namespace}/{pod.name}"
         self._slices.pop(name, None)
         found = {} if gone else self._put_pods((pod,))
         if not found and name not in self._entries:
@@ -244,8 +255,10 @@ class ServiceState:
             pair = pod_ports(pod, self.node.name)
             parsed = parse(pair[1], self._place) if pair is not None else None
             if pair is not None and parsed is not None:
-                found[_pod_name(pod)] = pair[0]
-                self._slices[_pod_name(pod)] = {"": parsed}
+                name = name_of(pair[0])
+                found[name] = pair[0]
+                # nobody wrote this slice: what is wrong with the address is said of the pod
+                self._slices[name] = {"": msgspec.structs.replace(parsed, faults=())}
         return found
 
     def _drop_slice(self, key: str, owner: str) -> None:
@@ -279,7 +292,7 @@ class ServiceState:
         for claim in claims:
             reason = self.renderer.unable(claim)
             if reason:
-                found.append(Fault(_object(name), f"ports[{claim.index}]", reason))
+                found.append(Fault(object_of(name), field_of(service, claim.index), reason))
             else:
                 able.append(claim)
         if service.load_balancer_source_ranges:
@@ -323,11 +336,16 @@ class ServiceState:
         return touched
 
     def _held(self, name: str) -> list[Claim]:
-        """The claims of a service that nobody with a better one has taken; of its own equals the first."""
+        """The claims of a service that nobody with a better one has taken; of its own equals the first.
+
+        A health check on the host's own address needs no translation; its claim only keeps others away.
+        """
         held: dict[FrontendKey, Claim] = {}
         entry = self._entries.get(name)
         for claim in entry.claims if entry is not None else ():
             key = claim.key
+            if claim.kind == Kind.HEALTH_CHECK and claim.address == self.node.host:
+                continue
             if self._claimants[key][0] == (claim.kind, name):
                 held.setdefault(key, claim)
         return list(held.values())
@@ -405,7 +423,7 @@ class ServiceState:
         foreign = any(each.foreign for each in slices)
         service = entry.service
         restricted = bool(service.load_balancer_source_ranges)
-        if not foreign and not restricted and all(claim.kind == Kind.CLUSTER_IP for claim in entry.claims):
+        if not foreign and all(claim.kind == Kind.CLUSTER_IP for claim in entry.claims):
             return
         ranges = source_ranges(service)[0] if restricted else ()
         for claim in self._held(name):
@@ -417,8 +435,10 @@ class ServiceState:
                 continue
             backends = self.renderer.backends(answer, self.node)
             strange = foreign and any(each.address not in self.node.pods for each in backends)
-            hidden = answer.answer is Answer.SERVE and self.renderer.hides_client(answer, self.node)
-            if hidden or limits or strange:
+            serves = answer.answer is Answer.SERVE
+            hidden = serves and self.renderer.hides_client(answer, self.node)
+            # on an address of a node or of the outside, which a pod's own list would judge before translation
+            if hidden or limits or strange or (serves and claim.kind != Kind.CLUSTER_IP):
                 yield Frontend(
                     address=claim.address,
                     port=claim.port,
@@ -442,15 +462,6 @@ def _owner(slice_: kube.EndpointSlice) -> str:
     return f"{slice_.namespace}/{slice_.service_name}"
 
 
-def _pod_name(pod: kube.Pod) -> str:
-    """Under which a pod's host ports stand among the services; no service can have a name with a blank."""
-    return f"Pod {pod.namespace}/{pod.name}"
-
-
-def _object(name: str) -> str:
-    return name if name.startswith("Pod ") else f"Service {name}"
-
-
 def _difference(before: Mapping[str, Value], after: Mapping[str, Value]) -> Changes:
     changes: Changes = dict.fromkeys(key for key in before if key not in after)
     return changes | {key: value for key, value in after.items() if before.get(key) != value}
@@ -460,4 +471,4 @@ def _conflict(name: str, claim: Claim, winner: str) -> Fault:
     what = Kind(claim.kind).name.lower().replace("_", " ")
     protocol = PROTOCOL_NAMES[claim.protocol]
     reason = f"{claim.address} port {claim.port} over {protocol} serves {winner}; choose another"
-    return Fault(_object(name), what, reason)
+    return Fault(object_of(name), what, reason)

@@ -78,6 +78,42 @@ def test_an_uplink_without_an_address_is_the_nodes_only_later() -> None:
     assert str(node_view(state).uplink) == "192.168.16.1"
 
 
+STOLEN = msgspec.structs.replace(NIC, shared=(Network.parse("192.168.16.1/24", strict=False),))
+
+
+@pytest.mark.parametrize(
+    ("uplink", "transport", "expected"),
+    [
+        (NIC, "vxlan", {"172.30.1.2"}),
+        (STOLEN, "vxlan", {"172.30.1.2"}),
+        (STOLEN, "nooverlay", {"172.30.1.2", "192.168.16.1"}),
+    ],
+)
+def test_host_ports_leave_the_hosts_own_connections_alone(uplink: Uplink, transport: str, expected: set[str]) -> None:
+    view = node_view(network(uplink, transport=transport), ephemeral=((32768, 60999),))
+    assert {str(each.address) for each in view.kept} == expected
+    assert all(each.from_host_ports and (each.first, each.last) == (32768, 60999) for each in view.kept)
+
+
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [
+        ("127.0.0.1:9999", set()),
+        ("unix:/run/rest.sock", set()),
+        ("0.0.0.0:9999", {("172.30.1.2", 9999), ("192.168.16.1", 9999)}),
+        ("172.30.1.2:9998", {("172.30.1.2", 9998)}),
+    ],
+)
+def test_nobody_takes_the_agents_own_port(listen: str, expected: set[tuple[str, int]]) -> None:
+    view = node_view(network(STOLEN), rest_listen=listen)
+    assert {(str(each.address), each.first) for each in view.kept if not each.from_host_ports} == expected
+
+
+def test_nobody_takes_what_a_leased_address_is_renewed_by() -> None:
+    (kept,) = node_view(network(msgspec.structs.replace(NIC, dhcp=True))).kept
+    assert (str(kept.address), kept.first, kept.protocols) == ("192.168.16.1", 68, (17,))
+
+
 class Sessions:
     """A VPP with one session; counts nothing, forwards nothing."""
 

@@ -107,6 +107,40 @@ def test_a_pod_that_reaches_itself_through_its_service_is_seen_as_the_hairpin_ad
     ]
 
 
+def published(key: str, *, node: str, port: int, **labels: str) -> Object:
+    """A pod with a host port."""
+    thing = pod(key, node=node, **labels)
+    thing["spec"]["containers"][0]["ports"][0]["hostPort"] = port
+    return thing
+
+
+def test_a_host_port_leads_to_its_pod_on_its_node_alone(tmp_path: Path) -> None:
+    found = tracer(tmp_path, PODS[0], published("x/web", node="n1", port=8080, app="web"), external=("203.0.113.9",))
+    for source in ("x/client", "ext:203.0.113.9"):
+        trace = traced(found, source, "192.168.16.1", Traffic("TCP", 8080))
+        assert trace.verdict == "delivered"
+        assert trace.service is not None
+        assert [each.pod for each in trace.service.candidates] == ["x/web"]
+        (text,) = [step.text for step in trace.steps if step.kind == "service"]
+        assert text == "192.168.16.1:8080/TCP is pod x/web (host port): to 10.1.1.3:80"
+        assert [step for step in trace.steps if step.kind == "source"] == [], "the pod sees the client"
+    assert traced(found, "x/client", "192.168.16.1", Traffic("TCP", 8081)).service is None
+
+
+@pytest.mark.parametrize(("selector", "verdict"), [({"app": "web"}, "delivered"), ({"app": "other"}, "denied")])
+def test_egress_to_a_host_port_is_judged_by_the_pod_behind_it(
+    tmp_path: Path, selector: dict[str, str], verdict: str
+) -> None:
+    rule = {"to": [{"podSelector": {"matchLabels": selector}}]}
+    found = tracer(
+        tmp_path,
+        PODS[0],
+        published("x/web", node="n1", port=8080, app="web"),
+        policy("x/out", podSelector={"matchLabels": {"app": "client"}}, policyTypes=["Egress"], egress=[rule]),
+    )
+    assert traced(found, "x/client", "192.168.16.1", Traffic("TCP", 8080)).verdict == verdict
+
+
 def test_a_service_without_endpoints_refuses_and_an_unknown_address_too(tmp_path: Path) -> None:
     found = tracer(tmp_path, *PODS, service("none", selector={"app": "nobody"}))
     empty = traced(found, "x/client", VIP)

@@ -49,7 +49,15 @@ def test_a_pod_keeps_what_the_network_needs():
                     {
                         "name": "sidecar",
                         "restartPolicy": "Always",
-                        "ports": [{"name": "m", "containerPort": 15, "protocol": "UDP"}],
+                        "ports": [
+                            {
+                                "name": "m",
+                                "containerPort": 15,
+                                "protocol": "UDP",
+                                "hostPort": 1500,
+                                "hostIP": "10.0.0.1",
+                            }
+                        ],
                     },
                 ],
             },
@@ -74,14 +82,16 @@ def test_a_pod_keeps_what_the_network_needs():
         deleting=True,
         ports=(
             kube.ContainerPort(container="c", name="http", port=80, protocol="TCP", host_port=8080),
-            kube.ContainerPort(container="sidecar", name="m", port=15, protocol="UDP"),
+            kube.ContainerPort(
+                container="sidecar", name="m", port=15, protocol="UDP", host_port=1500, host_ip="10.0.0.1"
+            ),
         ),
     )
     assert kube.PODS.encode(pod) == (
         b'{"namespace":"default","name":"web","uid":"u-1","labels":{"a":"1","b":"2"},"nodeName":"n1","hostNetwork":true,'
         b'"hostIP":"10.0.0.1","podIPs":["10.1.1.2","fd00::2"],"phase":"Running","deleting":true,"ports":['
         b'{"container":"c","name":"http","containerPort":80,"protocol":"TCP","hostPort":8080},'
-        b'{"container":"sidecar","name":"m","containerPort":15,"protocol":"UDP"}]}'
+        b'{"container":"sidecar","name":"m","containerPort":15,"protocol":"UDP","hostPort":1500,"hostIP":"10.0.0.1"}]}'
     )
 
 

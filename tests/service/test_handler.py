@@ -96,6 +96,15 @@ def test_the_own_nodes_addresses_and_zone_are() -> None:
     assert changes["vpp/nat-interface/uplink"] is None
 
 
+def test_a_pod_without_host_ports_is_not_even_looked_at() -> None:
+    ports = (kube.ContainerPort(container="c", port=80, protocol="TCP"),)
+    here = kube.Pod(namespace="default", name="p", node_name="node-1", pod_ips=("10.1.1.9",), ports=ports)
+    seat = Seat(here)
+    assert not seat.handler.handles(KubeChange(key=keyed(here)[0], old=None, new=here))
+    assert not seat.handler.handles(KubeChange(key=keyed(here)[0], old=here, new=None))
+    assert seat.handler.state.services() == []
+
+
 def test_own_pods_with_host_ports_are_too() -> None:
     ports = (kube.ContainerPort(container="c", port=80, protocol="TCP", host_port=8080),)
     here = kube.Pod(namespace="default", name="p", node_name="node-1", pod_ips=("10.1.1.9",), ports=ports)

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contiv.model import kube, vpp
+from contiv.model import cnat, kube, vpp
 from contiv.model.ip import Address, Network
 from contiv.model.service import Backend
+from contiv.service.frontends import Kept, speaking
 from contiv.service.render_cnat import CnatRenderer
 from contiv.service.render_nat44 import Nat44Renderer
 from contiv.service.renderer import Options, Renderer
@@ -263,7 +264,8 @@ def test_health_check_ports_count_this_nodes_endpoints() -> None:
 
 def host_ports(*ports: kube.ContainerPort, **fields: Any) -> kube.Pod:
     """A pod of this node."""
-    return kube.Pod(namespace="default", name="p", node_name="node-1", pod_ips=("10.1.1.9",), ports=ports, **fields)
+    defaults: dict[str, Any] = {"name": "p", "node_name": "node-1", "pod_ips": ("10.1.1.9",)}
+    return kube.Pod(namespace="default", ports=ports, **(defaults | fields))
 
 
 def container_port(host_port: int = 8080, *, host_ip: str = "", protocol: str = "TCP") -> kube.ContainerPort:
@@ -299,6 +301,105 @@ def test_a_host_port_gives_way_to_a_node_port_and_says_so() -> None:
     assert set(faults(held)) == {"Pod default/p host port", "Pod default/p hostPort 81"}
     changes = held.service_changed("default/web", None)
     assert backends(changes[nat("192.168.16.1", 30080)]) == ["10.1.1.9:80"]
+    assert set(faults(held)) == {"Pod default/p hostPort 81"}
+
+
+def test_of_two_pods_with_one_host_port_the_first_has_it_and_the_other_takes_over() -> None:
+    first, second = host_ports(container_port()), host_ports(container_port(), name="q", pod_ips=("10.1.1.10",))
+    held, _ = state()
+    where = nat("172.30.1.2", 8080)
+    assert backends(held.pod_changed(second)[where]) == ["10.1.1.10:80"]
+    assert backends(held.pod_changed(first)[where]) == ["10.1.1.9:80"]
+    assert "serves Pod default/p" in faults(held)["Pod default/q host port"]
+    ended = msgspec.structs.replace(first, phase="Failed")
+    assert backends(held.pod_changed(ended)[where]) == ["10.1.1.10:80"]
+    assert faults(held) == {}
+
+
+def test_a_host_port_is_safer_than_an_external_ip() -> None:
+    thief = service("a", "10.96.0.1", external_ips=("172.30.1.2",), ports=[port(8080)])
+    held, desired = state(thief, slice_(endpoint("10.1.2.5"), of="a"))
+    where = nat("172.30.1.2", 8080)
+    assert backends(desired[where]) == ["10.1.2.5:8080"]
+    changes = held.pod_changed(host_ports(container_port()))
+    assert (backends(changes[where]), changes[where].hide_client) == (["10.1.1.9:80"], False)
+    assert list(faults(held)) == ["Service default/a external ip"]
+    assert backends(held.pod_changed(host_ports(), gone=True)[where]) == ["10.1.2.5:8080"]
+
+
+@pytest.mark.parametrize("text", ["", "0.0.0.0", "::"])
+def test_a_host_ip_may_be_any_address(text: str) -> None:
+    held, _ = state()
+    assert len(held.pod_changed(host_ports(container_port(host_ip=text)))) == len(NODE.own_addresses)
+    assert faults(held) == {}
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "192.168.16.2", "fd00::1", "host"])
+def test_a_host_ip_of_somebody_else_is_reported(text: str) -> None:
+    held, _ = state()
+    assert held.pod_changed(host_ports(container_port(host_ip=text))) == {}
+    assert f"hostIP {text}" in faults(held)["Pod default/p hostPort 8080"]
+
+
+def test_a_host_port_with_an_address_comes_before_one_of_the_same_pod_without() -> None:
+    everywhere = kube.ContainerPort(container="c", port=81, protocol="TCP", host_port=8080)
+    held, _ = state()
+    found = mappings(held.pod_changed(host_ports(everywhere, container_port(host_ip="172.30.1.2"))))
+    assert (found["172.30.1.2:8080"], found["192.168.16.1:8080"]) == (["10.1.1.9:80"], ["10.1.1.9:81"])
+
+
+def test_a_host_port_over_sctp_is_refused_by_nat44_alone() -> None:
+    pod = host_ports(container_port(protocol="SCTP"))
+    held, _ = state()
+    assert held.pod_changed(pod) == {}
+    assert "cannot tell SCTP ports apart" in faults(held)["Pod default/p hostPort 8080"]
+    other, _ = state(renderer=CnatRenderer)
+    assert cnat.translation_key(NODE.host, 8080, 132) in other.pod_changed(pod)
+    assert faults(other) == {}
+
+
+def test_a_pod_with_an_address_of_another_network_has_no_host_ports() -> None:
+    held, _ = state()
+    assert held.pod_changed(host_ports(container_port(), pod_ips=("10.1.2.9",))) == {}
+    assert list(faults(held)) == ["Pod default/p status.podIPs"]
+
+
+def test_what_the_node_needs_itself_is_no_host_port() -> None:
+    own = NODE.own_addresses[:1]
+    dhcp = Kept(protocols=(UDP,), address=own[0], first=68, last=68, use="is DHCP's")
+    node = msgspec.structs.replace(NODE, kept=(dhcp, *speaking((NODE.host,), ((32768, 60999),))))
+    held, _ = state(node=node)
+    ports = [container_port(number, protocol=name) for number in (68, 4789, 32767, 40000) for name in ("TCP", "UDP")]
+    found = set(mappings(held.pod_changed(host_ports(*ports))))
+    everywhere = {f"{address}:{each.host_port}" for address in NODE.own_addresses for each in ports}
+    wanted = everywhere | {f"{each}/udp" for each in everywhere}
+    assert wanted - found == {
+        "192.168.16.1:68/udp", "192.168.16.1:4789/udp", "172.30.1.2:40000", "172.30.1.2:40000/udp"
+    }  # fmt: skip
+    reasons = [fault.reason for fault in held.faults()]
+    assert len(reasons) == 4
+    assert any("ip_local_reserved_ports" in reason for reason in reasons)
+
+
+def test_node_ports_have_a_range_of_their_own() -> None:
+    node = msgspec.structs.replace(NODE, kept=tuple(speaking((NODE.host,), ((32768, 60999),))))
+    _, desired = state(service(type="NodePort", ports=[port(node_port=40000)]), node=node)
+    assert nat("172.30.1.2", 40000) in desired
+
+
+def test_a_host_port_leaves_a_health_check_alone() -> None:
+    web = service(type="LoadBalancer", external_traffic_policy="Local", health_check_node_port=32000)
+    held, desired = state(web)
+    assert nat("172.30.1.2", 32000) not in desired, "the host answers there by itself"
+    assert held.pod_changed(host_ports(container_port(32000))) == {}
+    assert nat("172.30.1.2", 32000) in held.service_changed("default/web", None)
+
+
+def test_a_service_and_a_pod_of_one_name_are_told_apart() -> None:
+    held, _ = state(service("p", "10.96.0.1", type="NodePort", ports=[port(node_port=30080)]))
+    changes = held.pod_changed(host_ports(container_port()))
+    assert changes[nat("192.168.16.1", 8080)].label == "Pod default/p"
+    assert {each["service"] for each in held.services()} == {"default/p", "Pod default/p"}
 
 
 # ---- what changes with what
@@ -417,7 +518,7 @@ def test_source_ranges_that_nobody_can_read_let_nobody_in() -> None:
 # ---- what policies see
 
 
-def test_policies_see_hidden_foreign_and_restricted_frontends_alone() -> None:
+def test_policies_see_all_frontends_but_the_cluster_ips_of_pods() -> None:
     plain = service("plain", "10.96.0.1")
     api = service("kubernetes", "10.96.0.2")
     web = service(
@@ -437,7 +538,9 @@ def test_policies_see_hidden_foreign_and_restricted_frontends_alone() -> None:
         slice_(endpoint("192.168.16.9"), of="kubernetes"),
     )
     seen = held.frontends()
-    assert {str(frontend.address) for frontend in seen.values()} == {"10.96.0.2", "203.0.113.8"}
+    own = set(map(str, NODE.own_addresses))
+    assert {str(frontend.address) for frontend in seen.values()} == {"10.96.0.2", "203.0.113.8", *own}
+    assert not seen[TCP, NODE.host, 30080].client_hidden
     lb = seen[TCP, Address.parse("203.0.113.8"), 80]
     assert lb.source_ranges == (Network.parse("198.51.100.0/24"),)
     assert lb.backends == (Backend(Address.parse("10.1.1.5"), 8080),)
@@ -489,9 +592,31 @@ services_ = st.builds(
     st.sampled_from([0, 32000]),
 )
 views = st.sampled_from(
-    [NODE, msgspec.structs.replace(NODE, uplink=None, own_addresses=NODE.own_addresses[1:], snat_interface=None)]
+    [
+        NODE,
+        msgspec.structs.replace(NODE, kept=tuple(speaking((NODE.host,), ((32768, 60999),)))),
+        msgspec.structs.replace(NODE, uplink=None, own_addresses=NODE.own_addresses[1:], snat_interface=None),
+    ]
 )
 nodes_ = st.sampled_from([None, kube.Node(name="node-1", labels={kube.ZONE_LABEL: "z"})])
+PODS = ("a", "p", "q")
+"""Pods with host ports; one has the name of a service."""
+ports_ = st.builds(
+    lambda number, host_ip, protocol: container_port(number, host_ip=host_ip, protocol=protocol),
+    st.sampled_from([0, 80, 8080, 30080, 32000, 40000]),
+    st.sampled_from(["", "0.0.0.0", "192.168.16.1", "172.30.1.2", "192.0.2.1", "203.0.113.7"]),
+    st.sampled_from(["TCP", "TCP", "SCTP"]),
+)
+pods_ = st.builds(
+    lambda name, ports, address, phase, node: host_ports(
+        *ports, name=name, pod_ips=address, phase=phase, node_name=node
+    ),
+    st.sampled_from(PODS),
+    st.lists(ports_, max_size=3),
+    st.sampled_from([("10.1.1.9",), ("10.1.1.10", "fd00::1"), ("10.1.2.9",), ()]),
+    st.sampled_from(["Running", "Running", "Failed"]),
+    st.sampled_from(["node-1", "node-1", "node-2"]),
+)
 events = st.lists(
     st.one_of(
         st.tuples(st.just("service"), services_),
@@ -499,7 +624,8 @@ events = st.lists(
         st.tuples(st.just("slice"), slices_),
         st.tuples(st.just("no slice"), st.integers(0, 4)),
         st.tuples(st.just("node"), st.tuples(views, nodes_)),
-        st.tuples(st.just("pod"), st.sampled_from([8080, 30080, 0])),
+        st.tuples(st.just("pod"), pods_),
+        st.tuples(st.just("no pod"), st.sampled_from(PODS)),
     ),
     max_size=25,
 )
@@ -513,7 +639,7 @@ class World:
         self.services: dict[str, kube.Service] = {}
         self.slices: dict[str, kube.EndpointSlice] = {}
         self.view, self.node = NODE, None
-        self.pod: kube.Pod | None = None
+        self.pods: dict[str, kube.Pod] = {}
         self.held, self.keys = state(renderer=renderer)
 
     def play(self, kind: str, value: Any) -> None:
@@ -533,8 +659,10 @@ class World:
                 self.slices.pop(key, None)
                 changes = self.held.slice_changed(key, None)
             case "pod":
-                self.pod = host_ports(container_port(value)) if value else None
-                changes = self.held.pod_changed(self.pod or host_ports(), gone=not value)
+                self.pods[value.name] = value
+                changes = self.held.pod_changed(value)
+            case "no pod":
+                changes = self.held.pod_changed(self.pods.pop(value, host_ports(name=value)), gone=True)
             case _:
                 self.view, self.node = value
                 changes = self.held.node_changed(*value)
@@ -554,7 +682,7 @@ class World:
             self.view,
             node_object=self.node,
             interfaces=(),
-            pods=[self.pod] if self.pod else [],
+            pods=self.pods.values(),
         )
         return made, dict(keys)
 
@@ -589,7 +717,8 @@ def test_deleted_services_leave_nothing(renderer: Callable[[Options], Renderer],
         world.play("no service", name)
     for number in range(5):
         world.play("no slice", number)
-    world.play("pod", 0)
+    for name in PODS:
+        world.play("no pod", name)
     world.play("node", (NODE, None))
     assert world.keys == state(renderer=renderer)[1]
     assert not world.held.frontends()
