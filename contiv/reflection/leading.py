@@ -121,10 +121,15 @@ async def _lead(
                 group.create_task(reflector.run(), name=f"reflect-{reflector.collection.plural}")
             group.create_task(_until_lost(leadership), name="leadership")
     except* (Deposed, StoreConflict) as errors:
-        log.warning("leadership_ended", instance=seat.instance, reason=str(errors.exceptions[0]))
+        log.warning("leadership_ended", instance=seat.instance, reason=str(_first(errors)))
     finally:
         seat.metrics.leader.set(0)
         health.add_readiness("reflection", lambda: None)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 async def _until_lost(leadership: Leadership) -> None:
