@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,25 +93,27 @@ async def api(bare: Api) -> Api:
     return bare
 
 
-Crd = Callable[..., Any]
+Running = asyncio.Task[None]
+Crd = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+@asynccontextmanager
+async def running(kubeconfig: str, server: EmbeddedEtcd, *, file: str = FILE, **more: Any) -> AsyncIterator[Running]:
+    """An instance in this process, stopped in good order."""
+    settings = {"kubeconfig": kubeconfig, "etcd_endpoints": [server.endpoint], "lease_ttl_s": 2, "page_limit": 2}
+    task = asyncio.create_task(main.run(parse(file), **(settings | more)))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 @pytest.fixture
 def crd(bare: Api, server: EmbeddedEtcd) -> Crd:
-    """An instance in this process, stopped in good order."""
-    settings = {"kubeconfig": bare.kubeconfig, "etcd_endpoints": [server.endpoint], "lease_ttl_s": 2, "page_limit": 2}
-
-    @asynccontextmanager
-    async def task(file: str = FILE, **more: Any) -> AsyncIterator[asyncio.Task[None]]:
-        running = asyncio.create_task(main.run(parse(file), **(settings | more)))
-        try:
-            yield running
-        finally:
-            running.cancel()
-            with suppress(asyncio.CancelledError):
-                await running
-
-    return task
+    """Starts instances against the emulated API server."""
+    return partial(running, bare.kubeconfig, server)
 
 
 async def stored(etcd: Etcd) -> dict[str, Any]:
