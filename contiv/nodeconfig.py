@@ -132,15 +132,8 @@ def check(sections: tuple[NodeConfig, ...], networks: Mapping[str, Network], def
             )
         names.add(section.node_name)
         check_section(path, section, networks=networks, holders=holders, defaults=defaults)
-        address = address_of(section)
-        if address is not None:
-            holders[address] = section.node_name
-
-
-def address_of(section: NodeConfig) -> Address | None:
-    """The address that the section gives the main NIC; None when it gives none."""
-    text = section.main_vpp_interface.ip
-    return Network.parse(text, strict=False).address if text else None
+        if section.main_vpp_interface.ip:
+            holders[Network.parse(section.main_vpp_interface.ip, strict=False).address] = section.node_name
 
 
 def check_section(

@@ -2,13 +2,13 @@
 
 In: the cluster's configuration, what etcd holds, objects of the API. Out: sections for etcd, as an agent reads them,
 and for each object the status that it should have. A resource is checked as it will count, over the file's section of
-its node, and against the addresses of the other nodes. One that is refused changes nothing; it is judged again when
-another one changes, which may have been in its way. No I/O.
+its node, and against the addresses of the other nodes, those included that follow from their IDs. One that is refused
+changes nothing; it is judged again when another one changes, which may have been in its way. No I/O.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -18,8 +18,10 @@ from contiv import nodeconfig
 from contiv.config import Config, subnets
 from contiv.errors import ConfigError
 from contiv.model import keys
-from contiv.model.ip import Address
+from contiv.model.ip import Address, Network
 from contiv.model.kubewire import ObjectError, explain, identify
+from contiv.model.node import NodeClaim
+from contiv.network.ipam import ClusterSubnets
 from contiv.nodeconfig import NodeConfig, NodeConfigSpec
 from contiv.reflection.collection import Refuse
 
@@ -77,11 +79,21 @@ class NodeConfigs:
         self._networks = subnets(config.ipam_config)
         self._in_force: dict[str, NodeConfig] = {}
         self._seen: dict[str, _Seen] = {}
+        self._derived: dict[str, Address] = {}
         self._changed = False
 
     def key(self, namespace: str, name: str) -> str:
         """Key of one node's section in etcd; nodes have no namespace."""
         return keys.node_config(name)
+
+    def nodes(self, claims: Iterable[NodeClaim]) -> None:
+        """Learn which address follows from each node's ID."""
+        cluster = ClusterSubnets.of(self._config)
+        self._derived = {
+            claim.name: cluster.node(claim.id).uplink.address
+            for claim in claims
+            if 1 <= claim.id <= cluster.node_id_max
+        }
 
     def begin(self, stored: Mapping[str, bytes]) -> None:
         """Take what etcd has as what is in force."""
@@ -148,8 +160,12 @@ class NodeConfigs:
 
     def _holders(self, name: str) -> dict[Address, str]:
         """Who has which address, but for node ``name``."""
-        named = {section.node_name: section for section in self._config.node_config}
-        for other, section in self._in_force.items():
-            named[other] = nodeconfig.overlay(section, self._config.node(other))
-        holders = {nodeconfig.address_of(section): other for other, section in named.items() if other != name}
-        return {address: other for address, other in holders.items() if address is not None}
+        named = {section.node_name for section in self._config.node_config}
+        holders: dict[Address, str] = {}
+        for other in sorted((named | self._in_force.keys() | self._derived.keys()) - {name}):
+            nics = self._config.under(self._in_force.get(other)).nics(other)
+            if nics.main.ip:
+                holders[Network.parse(nics.main.ip, strict=False).address] = other
+            elif other in self._derived and not nics.main.use_dhcp and not nics.steal:
+                holders[self._derived[other]] = other
+        return holders

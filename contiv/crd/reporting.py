@@ -14,9 +14,11 @@ from contiv.crd.nodeconfigs import NodeConfigs, Status
 from contiv.kube.backoff import Backoff
 from contiv.kube.errors import KubeFailure
 from contiv.kube.listing import PAGE_LIMIT
-from contiv.kube.observation import Event
+from contiv.kube.observation import Changes, Event, ListBegun, Observation
 from contiv.log import get_logger
-from contiv.reflection.reflector import Reflector
+from contiv.model import keys
+from contiv.network.node_id import parse_claims
+from contiv.reflection.reflector import STORE_TIMEOUT_S, Reflector
 from contiv.reflection.seat import Seat
 
 NOT_FOUND: Final = 404
@@ -39,6 +41,12 @@ class NodeConfigReflector(Reflector):
                 await super().run()
             finally:
                 reporting.cancel()
+
+    async def take(self, observation: Observation) -> None:
+        if isinstance(observation, ListBegun | Changes):
+            snapshot = await self.seat.etcd.get_prefix(keys.NODE_IDS, timeout_s=STORE_TIMEOUT_S)
+            self._configs.nodes(parse_claims(snapshot.values).values())
+        await super().take(observation)
 
     async def settle(self) -> None:
         """Judge again what another object may have been in the way of; then there is something to say."""

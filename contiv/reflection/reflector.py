@@ -74,7 +74,7 @@ class Reflector:
         observed = observe(self.seat.client, self.collection.path, report=self.report_failure, limit=self._page_limit)
         async with aclosing(observed) as observations:
             async for observation in observations:
-                await self._take(observation)
+                await self.take(observation)
                 if isinstance(observation, ListEnded | Changes):
                     await self.settle()
                 if isinstance(observation, ListEnded):
@@ -83,7 +83,8 @@ class Reflector:
     async def settle(self) -> None:
         """etcd holds all that was observed so far; nothing more to do, unless a collection has more."""
 
-    async def _take(self, observation: Observation) -> None:
+    async def take(self, observation: Observation) -> None:
+        """Bring what was observed to etcd."""
         match observation:
             case ListBegun():
                 snapshot = await self.seat.etcd.get_prefix(self.collection.prefix, timeout_s=STORE_TIMEOUT_S)

@@ -12,6 +12,7 @@ from contiv.config import Config, parse
 from contiv.crd.nodeconfigs import NodeConfigs
 from contiv.model import keys
 from contiv.model.kubewire import ObjectError
+from contiv.model.node import NodeClaim
 from contiv.nodeconfig import Interface, NodeConfig, overlay
 
 FILE = """
@@ -115,6 +116,18 @@ def test_an_address_is_free_again_when_its_holder_changes_or_leaves(configs: Nod
 def test_a_file_address_is_free_when_the_resource_moves_its_node(configs: NodeConfigs):
     accept(configs, "a", {"mainVPPInterface": {"ip": "192.168.16.77/24"}})
     accept(configs, "c", {"mainVPPInterface": {"interfaceName": "eth1", "ip": "192.168.16.11/24"}})
+
+
+def test_an_address_that_follows_from_a_nodes_id_is_taken_unless_the_node_has_another_one(configs: NodeConfigs):
+    claims = {name: NodeClaim(id=number, name=name, uplink="") for number, name in enumerate("abcd", start=1)}
+    configs.nodes(claims.values())
+    own, other = "192.168.16.4/24", "192.168.16.3/24"
+    refuse(configs, "d", {"mainVPPInterface": {"ip": other}})
+    accept(configs, "d", {"mainVPPInterface": {"ip": own}})
+    accept(configs, "c", {"mainVPPInterface": {"useDHCP": True}})
+    accept(configs, "d", {"mainVPPInterface": {"ip": other}})
+    accept(configs, "e", {"mainVPPInterface": {"ip": "192.168.16.1/24"}})  # a has its address from the file
+    accept(configs, "f", {"mainVPPInterface": {"ip": "192.168.16.2/24"}})  # b brings that of its stolen NIC
 
 
 def test_what_etcd_has_is_in_force_before_its_object_is_seen(configs: NodeConfigs):

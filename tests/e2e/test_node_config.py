@@ -88,6 +88,8 @@ async def test_the_address_of_a_running_node_follows_its_resource(build: Build) 
             await says(world, 2, "Failure", "spec.mainVPPInterface.ip", "podSubnetCIDR", "stays in force")
             await apply(world, resource(1, mainVPPInterface={"ip": MOVED}))
             await says(world, 1, "Failure", "the address of node-2 too")
+            await apply(world, resource(2, mainVPPInterface={"ip": before["node-1"]}))
+            await says(world, 2, "Failure", "the address of node-1 too", "stays in force")
             await asyncio.sleep(1)
             kept = await finish()
         assert sum(kept.lost.values()) == 0, kept
