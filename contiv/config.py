@@ -103,6 +103,8 @@ class Config(_Section, frozen=True, kw_only=True):
 
     ipam_config: IpamConfig = msgspec.field(default_factory=IpamConfig)
     node_config: tuple[NodeConfig, ...] = ()
+    crd_node_configuration_disabled: bool = False
+    """Whether agents leave the ``NodeConfig`` resources alone; here they count by default, over the file's sections."""
     node_to_node_transport: Transport = "vxlan"
     steal_interface: str = ""
     """The NIC that each node takes from its kernel, where its section does not say otherwise."""
@@ -141,6 +143,14 @@ class Config(_Section, frozen=True, kw_only=True):
             if section.node_name == name:
                 return section
         return NodeConfig(node_name=name)
+
+    def under(self, resource: NodeConfig | None) -> Config:
+        """This configuration with a node's resource over its section; itself where there is none."""
+        if resource is None:
+            return self
+        merged = nodeconfig.overlay(resource, self.node(resource.node_name))
+        others = tuple(section for section in self.node_config if section.node_name != merged.node_name)
+        return msgspec.structs.replace(self, node_config=(*others, merged))
 
     @property
     def node_defaults(self) -> nodeconfig.Defaults:

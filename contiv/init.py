@@ -1,7 +1,8 @@
 """``contiv init``: the first process of a vswitch. Starts the data plane, then the agent; restarts either.
 
 In comes the checked configuration; out go two children in this node's namespace: VPP (or its emulator) with a
-generated startup.conf, and ``contiv agent``. Before VPP starts, the STN daemon is asked whether a NIC that is to be
+generated startup.conf, and ``contiv agent``. The node's resource counts as it is when init starts (``node_config``).
+Before VPP starts, the STN daemon is asked whether a NIC that is to be
 stolen can be; one that VPP drives itself is stolen then and there, any other by the agent, when it is ready to carry
 the node. A data plane that already answers on its socket is attached to: who
 started it keeps it running. A child that ends, or does not come up, is started again with backoff; the agent notices a
@@ -17,16 +18,21 @@ import signal
 import socket
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from contiv.config import Config
-from contiv.errors import ContivError
+from contiv.credentials import credentials
+from contiv.errors import ContivError, StoreError
+from contiv.network import node_config
 from contiv.network.render_nic import UPLINK, logical_name
 from contiv.processes import Process, ready, start
 from contiv.stn.client import StnClient
+from contiv.store.client import Etcd
+from contiv.store.mirror import LocalMirror, mirror_path
 from contiv.vpp.lifecycle import Sockets, choose, command, environment, is_virtio, require_pci, startup_conf
 
 log = structlog.get_logger(__name__)
@@ -72,7 +78,34 @@ async def _children(config: Config, *, config_path: str | None, node: str) -> li
     if await answers(sockets.api):
         log.info("attaching to the data plane that runs", api=sockets.api)
         return [agent]
-    return [_Dataplane(config, node, sockets, logs / "dataplane.log"), agent]
+    started_with = await _under_resource(config, node, vpp_socket=sockets.api)
+    return [_Dataplane(started_with, node, sockets, logs / "dataplane.log"), agent]
+
+
+async def _under_resource(config: Config, node: str, *, vpp_socket: str) -> Config:
+    """The configuration with the node's resource over it, as etcd has it now or as it was last in force: what is stolen
+    and what DPDK drives is as it says there until the next start. One that the machine refuses does not count."""
+    if config.crd_node_configuration_disabled:
+        return config
+    async with AsyncExitStack() as stack:
+        mirror = await stack.enter_async_context(await LocalMirror.open(mirror_path(config.state_dir)))
+        etcd = await stack.enter_async_context(
+            await Etcd.connect(config.etcd.endpoints, **credentials(config.etcd), wait=False)
+        )
+        before = await node_config.in_force(mirror, node)
+        try:
+            wanted = await node_config.fetch(etcd, node, otherwise=before, timeout_s=node_config.PATIENCE_S)
+            await pci_devices(config.under(wanted), node, vpp_socket=vpp_socket)
+        except StoreError as error:
+            log.warning("etcd does not tell this node's configuration, the last one counts", error=str(error))
+            wanted = before
+        except ContivError as error:
+            if wanted == before:
+                raise
+            log.error("node configuration not applied, the last one counts", error=str(error))
+            wanted = before
+        await node_config.note_start(mirror, node, wanted)
+    return config.under(wanted)
 
 
 async def _supervise(children: list[_Child]) -> None:

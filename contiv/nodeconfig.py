@@ -1,8 +1,9 @@
 """What one node has of its own: its NICs, whether one of them is stolen from the kernel, its way out.
 
-The sections are those of the original (``nodeConfig`` in the file, the ``NodeConfig`` resource); ``resolve`` puts a
-node's section over the cluster-wide keys with the original's precedence and gives ``Nics``, in which nothing is left
-to decide. What needs a look at the machine (does the NIC exist, is it free) is ``contiv.network.nic``'s. Pure.
+The sections are those of the original: ``nodeConfig`` in the file, and the ``NodeConfig`` resource, which ``overlay``
+puts over it. ``resolve`` puts a node's section over the cluster-wide keys with the original's precedence and gives
+``Nics``, in which nothing is left to decide. What needs a look at the machine (does the NIC exist, is it free) is
+``contiv.agent.nics``'s. Pure.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ PCI_ADDRESS: Final = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]")
 INTERCONNECT: Final = "ipamConfig.nodeInterconnectCIDR"
 
 
-class Interface(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, kw_only=True):
+class _Section(
+    msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True, kw_only=True
+):
+    """What all sections share: camelCase, unknown keys refused, absent ones left out when written."""
+
+
+class Interface(_Section, frozen=True, kw_only=True):
     """A NIC of the data plane. ``interface_name`` is the kernel's name of it, which VPP opens by af_packet, or a PCI
     address, which DPDK drives. Without ``ip`` (address with prefix length) the main one's follows from the node ID."""
 
@@ -37,15 +44,20 @@ class Interface(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
         return PCI_ADDRESS.fullmatch(self.interface_name) is not None
 
 
-class NodeConfig(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, kw_only=True):
-    """What one node has of its own; ``node_name`` says which. An absent key leaves the cluster-wide one in force."""
+class NodeConfigSpec(_Section, frozen=True, kw_only=True):
+    """What one node has of its own. An absent key leaves the one below in force: the file's, the cluster-wide one."""
 
-    node_name: str
-    main_vpp_interface: Interface = msgspec.field(default_factory=Interface, name="mainVPPInterface")
+    main_vpp_interface: Interface = msgspec.field(default=Interface(), name="mainVPPInterface")
     other_vpp_interfaces: tuple[Interface, ...] = msgspec.field(default=(), name="otherVPPInterfaces")
     steal_interface: str = ""
     gateway: str = ""
     nat_external_traffic: bool | None = None
+
+
+class NodeConfig(NodeConfigSpec, frozen=True, kw_only=True):
+    """The same with the node's name: a section of the file, a resource in etcd."""
+
+    node_name: str
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +78,28 @@ class Nics(msgspec.Struct, frozen=True, kw_only=True):
     steal: str
     gateway: str
     nat_external: bool
+
+
+def overlay(resource: NodeConfig, section: NodeConfig) -> NodeConfig:
+    """``resource`` over the file's ``section`` of the same node, key by key.
+
+    Two pairs of keys are one choice each, which the resource makes whole or not at all: what names the main NIC
+    (``interfaceName``, ``stealInterface``) and what gives its address (``ip``, ``useDHCP``; a stolen NIC brings one).
+    """
+    upper, lower = resource.main_vpp_interface, section.main_vpp_interface
+    names = resource if resource.steal_interface or upper.interface_name else section
+    addresses = upper if resource.steal_interface or upper.ip or upper.use_dhcp else lower
+    nat = resource.nat_external_traffic
+    return NodeConfig(
+        node_name=section.node_name,
+        main_vpp_interface=Interface(
+            interface_name=names.main_vpp_interface.interface_name, ip=addresses.ip, use_dhcp=addresses.use_dhcp
+        ),
+        other_vpp_interfaces=resource.other_vpp_interfaces or section.other_vpp_interfaces,
+        steal_interface=names.steal_interface,
+        gateway=resource.gateway or section.gateway,
+        nat_external_traffic=section.nat_external_traffic if nat is None else nat,
+    )
 
 
 def resolve(node: NodeConfig, defaults: Defaults) -> Nics:
@@ -97,9 +131,23 @@ def check(sections: tuple[NodeConfig, ...], networks: Mapping[str, Network], def
                 f"{path}.nodeName", section.node_name, "empty or given twice", remedy="one section per node name"
             )
         names.add(section.node_name)
-        _check_steal(path, section)
-        _check_others(path, section, networks)
-        _check_main(path, section, networks=networks, holders=holders, defaults=defaults)
+        check_section(path, section, networks=networks, holders=holders, defaults=defaults)
+        if section.main_vpp_interface.ip:
+            holders[Network.parse(section.main_vpp_interface.ip, strict=False).address] = section.node_name
+
+
+def check_section(
+    path: str,
+    section: NodeConfig,
+    *,
+    networks: Mapping[str, Network],
+    holders: Mapping[Address, str],
+    defaults: Defaults,
+) -> None:
+    """Refuse what one section, which stands at ``path``, cannot mean. ``holders``: which node has which address."""
+    _check_steal(path, section)
+    _check_others(path, section, networks)
+    _check_main(path, section, networks=networks, holders=holders, defaults=defaults)
 
 
 def _check_steal(path: str, section: NodeConfig) -> None:
@@ -132,7 +180,7 @@ def _check_main(
     section: NodeConfig,
     *,
     networks: Mapping[str, Network],
-    holders: dict[Address, str],
+    holders: Mapping[Address, str],
     defaults: Defaults,
 ) -> None:
     nics = resolve(section, defaults)
@@ -149,7 +197,6 @@ def _check_main(
                 f"is the address of {holders[uplink.address]} too",
                 remedy="give each node its own",
             )
-        holders[uplink.address] = section.node_name
     known = not nics.steal and not main.use_dhcp
     if section.gateway:
         check_gateway(f"{path}.gateway", section.gateway, uplink if known else None)

@@ -9,12 +9,19 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from contiv.config import Config, VppConfig
+from contiv.config import Config, EtcdConfig, VppConfig
 from contiv.errors import ContivError
-from contiv.init import READY_TIMEOUT_S, _Dataplane, answers
+from contiv.init import READY_TIMEOUT_S, _Dataplane, _under_resource, answers
+from contiv.model import keys
+from contiv.network import node_config
+from contiv.nodeconfig import Interface, NodeConfig
 from contiv.processes import Process, start
+from contiv.store.client import Etcd
+from contiv.store.embedded import EmbeddedEtcd
+from contiv.store.mirror import LocalMirror, mirror_path
 from contiv.vpp.lifecycle import Sockets
 
 STUB = Path(__file__).with_name("stub_dataplane.py")
@@ -186,3 +193,26 @@ async def test_a_data_plane_that_never_serves_is_an_error_with_its_log(
     with pytest.raises(ContivError, match="no API socket after"):
         await child.start()
     await child.stop(1.0)
+
+
+async def test_it_starts_with_the_nodes_resource_and_notes_it_for_the_agent(tmp_path: Path) -> None:
+    given = NodeConfig(node_name="n", main_vpp_interface=Interface(interface_name="eth1"))
+    missing = NodeConfig(node_name="n", main_vpp_interface=Interface(interface_name="0000:ff:1f.7"))
+    async with EmbeddedEtcd(tmp_path / "e") as server, await Etcd.connect([server.endpoint]) as etcd:
+        config = Config(etcd=EtcdConfig(endpoints=(server.endpoint,)), state_dir=str(tmp_path))
+
+        async def started() -> tuple[Config, NodeConfig | None]:
+            under = await _under_resource(config, "n", vpp_socket="")
+            async with await LocalMirror.open(mirror_path(config.state_dir)) as mirror:
+                return under, await node_config.started_with(mirror, "n")
+
+        assert await started() == (config, None)
+        await etcd.put(keys.node_config("n"), msgspec.json.encode(given))
+        assert await started() == (config.under(given), given)
+        await etcd.put(keys.node_config("n"), msgspec.json.encode(missing))
+        assert await started() == (config, None), "the machine has no such device; nothing else was in force"
+        async with await LocalMirror.open(mirror_path(config.state_dir)) as mirror:
+            await node_config.put_in_force(mirror, "n", given)
+        assert await started() == (config.under(given), given)
+        await server.kill()
+        assert await started() == (config.under(given), given), "without etcd the last one counts"

@@ -1,11 +1,12 @@
 """The agent's composition root: connects etcd and VPP, claims the node ID, wires capabilities to the loop, serves.
 
-Order matters and is this: the mirror, etcd, the node's ID (addresses follow from it), VPP, the first resync, and only
-then the CNI socket, so that kubelet never meets an agent that does not know its pods. An etcd that does not answer is
-no obstacle to a node whose mirror knows its ID. VPP may come and go: each time it is back,
-what it should hold is compared with what it holds. SIGTERM ends it with the running transaction finished, and at once
-while it still waits for etcd or VPP. Ends with an error, to be started anew, when etcd or VPP do not answer at the
-start, and when another node took its ID: all its addresses would be somebody else's.
+Order matters and is this: the mirror, etcd, the node's configuration and its NICs, its ID (addresses follow from it),
+VPP, the first resync, and only then the CNI socket, so that kubelet never meets an agent that does not know its pods.
+An etcd that does not answer is no obstacle to a node whose mirror knows its ID. VPP may come and go: each time it is
+back, what it should hold is compared with what it holds. SIGTERM ends it with the running transaction finished, and at
+once while it still waits for etcd or VPP. Ends with an error, to be started anew, when etcd or VPP do not answer at the
+start, when another node took its ID (all its addresses would be somebody else's), and when the node's configuration
+names other NICs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import msgspec
 import structlog
 
 from contiv import __version__, metrics
-from contiv.agent import cnat, nics
+from contiv.agent import cnat
 from contiv.agent.cni import Handler
 from contiv.agent.custody import Custody
 from contiv.agent.feed import Feed
@@ -31,6 +32,7 @@ from contiv.agent.leases import Leases
 from contiv.agent.metrics import AgentMetrics
 from contiv.agent.persistence import Persistence
 from contiv.agent.policies import Policies
+from contiv.agent.reconfiguration import Choice, Reconfiguration, decide, hides_pods
 from contiv.agent.rest import Views
 from contiv.agent.services import Services
 from contiv.agent.status import publish
@@ -52,7 +54,7 @@ from contiv.network.state import NetworkState, Options
 from contiv.scheduler import Scheduler
 from contiv.store.client import Etcd
 from contiv.store.errors import StoreUnavailable
-from contiv.store.mirror import LocalMirror
+from contiv.store.mirror import LocalMirror, mirror_path
 from contiv.vpp import Vpp, connect
 from contiv.vpp.descriptors import FibSource, Interfaces, descriptors
 from contiv.vpp.descriptors.base import NO_INDEX, OWNER
@@ -61,8 +63,6 @@ from contiv.vpp.lifecycle import Sockets, has_vhost_net
 log = structlog.get_logger(__name__)
 
 ETCD_TIMEOUT_S: Final = 5.0
-MIRROR: Final = "mirror.db"
-"""The local mirror's file in ``stateDir``."""
 VPP_WAIT_S: Final = 60.0
 """How long the agent waits for a VPP to answer before it gives up and lets ``contiv init`` start it anew."""
 VPP_RETRY_S: Final = 0.5
@@ -83,7 +83,7 @@ async def run(config: Config, *, node: str) -> None:
     async with AsyncExitStack() as stack:
         try:
             async with starting:
-                agent, etcd = await _start(stack, config, node, on_moved=stop.set)
+                agent, etcd = await _start(stack, config, node, on_end=stop.set)
                 started.set()
         except TimeoutError:
             if not starting.expired():
@@ -94,23 +94,23 @@ async def run(config: Config, *, node: str) -> None:
 
 
 async def _start(
-    stack: AsyncExitStack, config: Config, node: str, *, on_moved: Callable[[], None]
+    stack: AsyncExitStack, config: Config, node: str, *, on_end: Callable[[], None]
 ) -> tuple[_Agent, Etcd]:
     """Everything that an agent waits for before it can resync; what it opens, ``stack`` closes."""
-    mirror = await stack.enter_async_context(await LocalMirror.open(Path(config.state_dir) / MIRROR))
+    mirror = await stack.enter_async_context(await LocalMirror.open(mirror_path(config.state_dir)))
     etcd = await stack.enter_async_context(
         await Etcd.connect(config.etcd.endpoints, **credentials(config.etcd), timeout_s=ETCD_TIMEOUT_S, wait=False)
     )
     subnets = ClusterSubnets.of(config)
     workers = Workers()
     stack.callback(workers.close)
-    chosen = await nics.choose(config, node, workers)
-    persistence = Persistence(etcd, mirror, subnets, node=node, uplink=chosen.claimed(), on_moved=on_moved)
+    choice = await decide(config, node, etcd, mirror, workers)
+    persistence = Persistence(etcd, mirror, subnets, node=node, uplink=choice.chosen.claimed(), on_moved=on_end)
     me = await _claim(persistence)
     vpp = await _connect_vpp(stack, Sockets(run_dir=config.vpp.run_dir).api)
     if config.service_renderer == "cnat":
         await cnat.require(vpp)
-    agent = _Agent(config, subnets, me, chosen, vpp, workers, persistence, mirror)
+    agent = _Agent(config, choice, subnets, me, vpp, workers, persistence, mirror, on_end)
     await agent.adopt_prepared()
     return agent, etcd
 
@@ -147,15 +147,17 @@ class _Agent:
 
     def __init__(
         self,
-        config: Config,
+        file: Config,
+        choice: Choice,
         subnets: ClusterSubnets,
         me: NodeClaim,
-        chosen: nics.Chosen,
         vpp: Vpp,
         workers: Workers,
         persistence: Persistence,
         mirror: LocalMirror,
+        on_end: Callable[[], None],
     ) -> None:
+        config, chosen = choice.config, choice.chosen
         self.config = config
         self.me = me
         self.vpp = vpp
@@ -174,7 +176,7 @@ class _Agent:
             transport=config.node_to_node_transport,
             policies=True,
             cnat=config.service_renderer == "cnat",
-            hide_pods=config.nics(me.name).nat_external and config.service_renderer != "none",
+            hide_pods=hides_pods(config, me.name),
         )
         uplink = chosen.uplink
         if uplink is not None and uplink.address is None and me.uplink:
@@ -203,6 +205,9 @@ class _Agent:
             metrics=self.metrics,
         )
         self.custody = Custody(config, chosen.stolen, vpp, self.scheduler, self.network) if chosen.stolen else None
+        self.reconfiguration = Reconfiguration(
+            file, choice, mirror, workers, node=me.name, put=self.controller.put, on_other_nics=on_end
+        )
         self.leases = Leases(vpp, self.interfaces, self.network)
         self.health.add_liveness("controller", self.controller.problem)
         self.health.add_readiness("first resync", self._unready)
@@ -238,6 +243,7 @@ class _Agent:
                 group.create_task(self.persistence.settle(), name="persistence"),
                 group.create_task(self._follow_vpp(), name="vpp"),
                 group.create_task(self.leases.follow(self._push), name="leases"),
+                group.create_task(self.reconfiguration.follow(etcd), name="reconfiguration"),
             ]
             if self.custody is not None:
                 background.append(group.create_task(self.custody.keep(), name="custody"))
@@ -255,8 +261,8 @@ class _Agent:
                 task.cancel()
             await self.controller.stop()
             await loop
-        if self.persistence.moved:
-            raise NetworkError(self.persistence.moved)
+        if ended := self.persistence.moved or self.reconfiguration.ended:
+            raise NetworkError(ended)
 
     async def _serve_rest(self, stack: AsyncExitStack) -> str:
         status = self._status(self.config.rest_listen)
@@ -295,6 +301,8 @@ class _Agent:
             problems["former mirror"] = f"unreadable, kept as {self.mirror.set_aside}; remove it when it is of no use"
         if self.policies.problem is not None and self.controller.synced:
             problems["policies"] = self.policies.problem
+        if self.reconfiguration.problem is not None:
+            problems["nodeConfig"] = self.reconfiguration.problem
         if self._feed is not None and self._feed.problem is not None:
             problems["unreadable"] = self._feed.problem
         if self.persistence.unsent:

@@ -12,15 +12,18 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
 from contiv import __version__
 from contiv.cli.connectivity import connectivity, explain, trace
 from contiv.errors import ConfigError, ContivError
+
+if TYPE_CHECKING:
+    from contiv.config import EtcdConfig
 
 EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 2
@@ -90,30 +93,54 @@ def stn_command(release: bool, config_path: str | None, log_level: str) -> None:
     execute(stn.release(config) if release else stn.run(config), log_level=log_level)
 
 
+def with_api_and_etcd(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of those who stand between the Kubernetes API and etcd."""
+    for option in (
+        log_option,
+        config_option,
+        click.option("--metrics", "metrics_address", default=None, help="host:port or unix:/path to serve metrics on"),
+        click.option("--etcd", multiple=True, help="endpoint of Contiv's etcd; default: from the configuration"),
+        click.option("--kubeconfig", default=None, help="default: KUBECONFIG, service account, ~/.kube/config"),
+    ):
+        command = option(command)
+    return command
+
+
 @contiv.command("ksr")
-@click.option("--kubeconfig", default=None, help="default: KUBECONFIG, the pod's service account, ~/.kube/config")
-@click.option("--etcd", "etcd", multiple=True, help="endpoint of Contiv's etcd; default: from the configuration")
-@click.option("--metrics", "metrics_address", default=None, help="host:port or unix:/path to serve metrics on")
-@config_option
-@log_option
-def ksr_command(
-    kubeconfig: str | None, etcd: tuple[str, ...], metrics_address: str | None, config_path: str | None, log_level: str
-) -> None:
+@with_api_and_etcd
+def ksr_command(config_path: str | None, log_level: str, **given: Any) -> None:
     """Reflect Kubernetes state into etcd; one instance of several is active."""
     from contiv.config import load
-    from contiv.credentials import credentials
     from contiv.ksr.main import run
 
-    config = load(config_path).etcd
-    given = credentials(config)
-    work = run(
-        kubeconfig=kubeconfig,
-        etcd_endpoints=etcd or config.endpoints,
-        etcd_tls=given.get("tls"),
-        etcd_auth=given.get("auth"),
-        metrics_address=metrics_address,
-    )
-    execute(until_terminated(work), log_level=log_level)
+    execute(until_terminated(run(**candidate(load(config_path).etcd, **given))), log_level=log_level)
+
+
+@contiv.command("crd")
+@with_api_and_etcd
+def crd_command(config_path: str | None, log_level: str, **given: Any) -> None:
+    """Bring custom resources into etcd, and their status back; one instance of several is active."""
+    from contiv.config import load
+    from contiv.crd.main import run
+
+    config = load(config_path)
+    execute(until_terminated(run(config, **candidate(config.etcd, **given))), log_level=log_level)
+
+
+def candidate(
+    config: EtcdConfig, *, kubeconfig: str | None, etcd: tuple[str, ...], metrics_address: str | None
+) -> dict[str, Any]:
+    """How one that may lead reaches API server and etcd (``contiv.reflection.leading.Candidate``)."""
+    from contiv.credentials import credentials
+
+    secrets = credentials(config)
+    return {
+        "kubeconfig": kubeconfig,
+        "etcd_endpoints": etcd or config.endpoints,
+        "etcd_tls": secrets.get("tls"),
+        "etcd_auth": secrets.get("auth"),
+        "metrics_address": metrics_address,
+    }
 
 
 @contiv.command("demo")
@@ -190,6 +217,11 @@ def agent() -> None:
 def ksr() -> None:
     """The console script ``contiv-ksr``."""
     guarded(ksr_command)
+
+
+def crd() -> None:
+    """The console script ``contiv-crd``."""
+    guarded(crd_command)
 
 
 def stn() -> None:

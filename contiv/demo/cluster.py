@@ -1,4 +1,4 @@
-"""The demo cluster as a whole: etcd, API server, KSR, nodes; up, watched, and gone without a trace.
+"""The demo cluster as a whole: etcd, API server, KSR, crd, nodes; up, watched, and gone without a trace.
 
 In: how many nodes, which data plane, which API server. Out: a ``DemoCluster`` with Ready nodes that makes
 pods real. Everything it starts is stopped in the opposite order, then the run directory's sweep takes what is
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import aiohttp
+import yaml
 
 from contiv import processes
 from contiv.demo import commands, outside, traces
@@ -140,6 +141,7 @@ class DemoCluster:
             self._traces = True
         self.say(f"starting {self._count} nodes")
         await self._start_nodes()
+        await self._start_crd()
         for node in self.nodes:
             self.kubelets[node.name] = node.kubelet(self.api, plugins)
             self._task(self.kubelets[node.name].run(), f"kubelet {node.name}")
@@ -170,6 +172,18 @@ class DemoCluster:
 
     async def _start_ksr(self) -> None:
         await self._process("ksr", commands.ksr(kubeconfig=self.kubeconfig, etcd=self.etcd))
+
+    async def _start_crd(self) -> None:
+        """Custom resources: their definitions, and who reads them over the nodes' own sections."""
+        definitions = commands.definitions()
+        if not definitions:
+            return
+        for place in definitions:
+            await self.create(yaml.safe_load(place.read_text()))
+        sections = {section["nodeName"]: section for node in self.nodes for section in node.sections}
+        config = self.rundir.path / "crd.yaml"
+        config.write_text(yaml.safe_dump({**self._config, "nodeConfig": list(sections.values())}))
+        await self._process("crd", commands.crd(kubeconfig=self.kubeconfig, etcd=self.etcd, config=config))
 
     async def _start_nodes(self) -> None:
         self._stack.push_async_callback(self._stop_nodes)

@@ -38,6 +38,16 @@ def ksr(*, kubeconfig: str, etcd: str) -> list[str]:
     return [*CONTIV, "ksr", "--kubeconfig", kubeconfig, "--etcd", etcd]
 
 
+def crd(*, kubeconfig: str, etcd: str, config: Path) -> list[str]:
+    """The one crd."""
+    return [*CONTIV, "crd", "--kubeconfig", kubeconfig, "--etcd", etcd, "--config", str(config)]
+
+
+def definitions() -> list[Path]:
+    """The custom resources' definitions, where the demo runs from a source tree; elsewhere nobody needs crd."""
+    return sorted((Path(__file__).parents[2] / "deploy" / "crds").glob("*.yaml"))
+
+
 def init(*, config: Path, node: str) -> list[str]:
     """A node's data plane and agent, kept running."""
     return [*CONTIV, "init", "--config", str(config), "--node", node]

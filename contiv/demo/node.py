@@ -50,6 +50,8 @@ class Node:
         self._workers = workers
         self._init: processes.Process | None = None
         self.stn: processes.Process | None = None
+        self.sections: list[dict[str, Any]] = []
+        """The node's own ones of its configuration."""
 
     @property
     def netns(self) -> str:
@@ -91,6 +93,7 @@ class Node:
             gateway="" if gateway is None else str(gateway),
         )
         content |= config or {}
+        self.sections = content["nodeConfig"]
         file.write_text(yaml.safe_dump(content, sort_keys=False))
         if nics == "one":
             assert gateway is not None, "a node with one NIC needs its router"

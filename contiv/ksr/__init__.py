@@ -1,7 +1,4 @@
 """KSR: Kubernetes state reflected into etcd, by one active instance, so that agents never ask the API server.
 
-::
-
-    API server ─list, watch─▶ kube.observe ─▶ reflector (one a kind) ─▶ mirror (what differs) ─▶ etcd, guarded
-                                                    main: election, metrics, one task a kind
+The way there is ``contiv.reflection``; here is what KSR reflects, and its composition root.
 """

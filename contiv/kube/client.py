@@ -1,4 +1,4 @@
-"""HTTP to the API server: one session, GETs of whole bodies and of streams, failures as
+"""HTTP to the API server: one session, GETs of whole bodies and of streams, merge patches, failures as
 ``contiv.kube.errors``.
 
 In: an ``AccessSource``. Out: bytes. It retries exactly one thing, a 401, once with credentials read anew;
@@ -28,14 +28,16 @@ BODY_BYTES_MAX: Final = 1 << 30
 ERROR_BYTES_MAX: Final = 64 * 1024
 CHUNK_BYTES: Final = 256 * 1024
 """Read buffer of a connection: watches hand on what has arrived, up to twice this, as one batch."""
-USER_AGENT: Final = "contiv-ksr"
+MERGE_PATCH: Final = "application/merge-patch+json"
+"""RFC 7396."""
 
 
 class KubeClient:
     """A session with the API server; an async context manager."""
 
-    def __init__(self, source: AccessSource) -> None:
+    def __init__(self, source: AccessSource, *, user_agent: str = "contiv") -> None:
         self._source = source
+        self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -46,7 +48,7 @@ class KubeClient:
             headers={
                 "Accept": "application/json",
                 "Accept-Encoding": "identity",
-                "User-Agent": USER_AGENT,
+                "User-Agent": self._user_agent,
             },
             read_bufsize=CHUNK_BYTES,
         )
@@ -74,6 +76,11 @@ class KubeClient:
                 raise KubeUnavailable(f"GET {path}", detail=detail, remedy="retried with backoff") from error
             return bytes(body)
 
+    async def patch(self, path: str, change: bytes) -> None:
+        """Merge ``change``, JSON, into the object at ``path``; KubeFailure when the server does not take it."""
+        async with self._answered("PATCH", path, {}, body=change, read_timeout_s=BODY_TIMEOUT_S) as content:
+            await content.read()
+
     @asynccontextmanager
     async def stream(
         self, path: str, *, params: Mapping[str, str] | None = None, read_timeout_s: float
@@ -82,9 +89,17 @@ class KubeClient:
 
         Failures of the connection inside the ``async with`` come out as KubeUnavailable too.
         """
-        request = f"GET {path}"
+        async with self._answered("GET", path, params or {}, read_timeout_s=read_timeout_s) as content:
+            yield content
+
+    @asynccontextmanager
+    async def _answered(
+        self, method: str, path: str, params: Mapping[str, str], *, body: bytes | None = None, read_timeout_s: float
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """The body of a good answer; KubeFailure for any other, and for a connection that fails before its end."""
+        request = f"{method} {path}"
         try:
-            response = await self._open(path, params or {}, read_timeout_s=read_timeout_s)
+            response = await self._open(method, path, params, body=body, read_timeout_s=read_timeout_s)
             async with response:
                 if response.status != 200:
                     body = await response.content.read(ERROR_BYTES_MAX)
@@ -100,30 +115,45 @@ class KubeClient:
             detail = str(error) or type(error).__name__
             raise KubeUnavailable(request, detail=detail, remedy="retried with backoff") from error
 
-    async def _open(self, path: str, params: Mapping[str, str], *, read_timeout_s: float) -> aiohttp.ClientResponse:
-        access = await self._access(path)
-        response = await self._send(access, path, params, read_timeout_s=read_timeout_s)
+    async def _open(
+        self, method: str, path: str, params: Mapping[str, str], *, body: bytes | None, read_timeout_s: float
+    ) -> aiohttp.ClientResponse:
+        request = f"{method} {path}"
+        access = await self._access(request)
+        response = await self._send(access, method, path, params, body=body, read_timeout_s=read_timeout_s)
         if response.status != 401:
             return response
         response.release()
         self._source.refuse(access)
-        return await self._send(await self._access(path), path, params, read_timeout_s=read_timeout_s)
+        access = await self._access(request)
+        return await self._send(access, method, path, params, body=body, read_timeout_s=read_timeout_s)
 
-    async def _access(self, path: str) -> Access:
+    async def _access(self, request: str) -> Access:
         """Credentials that could be read at the start may be half written when they are read again."""
         try:
             return await self._source.current()
         except ConfigError as error:
-            raise KubeUnavailable(f"GET {path}", detail=str(error), remedy="retried with backoff") from error
+            raise KubeUnavailable(request, detail=str(error), remedy="retried with backoff") from error
 
     async def _send(
-        self, access: Access, path: str, params: Mapping[str, str], *, read_timeout_s: float
+        self,
+        access: Access,
+        method: str,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        body: bytes | None,
+        read_timeout_s: float,
     ) -> aiohttp.ClientResponse:
         assert self._session is not None, "use the client as an async context manager"
         headers = {"Authorization": access.authorization} if access.authorization else {}
-        return await self._session.get(
+        if body is not None:
+            headers["Content-Type"] = MERGE_PATCH
+        return await self._session.request(
+            method,
             access.server + path,
             params=params,
+            data=body,
             headers=headers,
             ssl=access.tls if access.tls is not None else True,
             server_hostname=access.server_name or None,

@@ -1,6 +1,6 @@
 """What is seen of a collection, in order: ListBegun, Pages, ListEnded, then Changes; ListBegun again after a loss.
 
-``listing`` and ``watching`` make these values, ``contiv.ksr`` takes them. Objects are raw JSON. No I/O.
+``listing`` and ``watching`` make these values, ``contiv.reflection`` takes them. Objects are raw JSON. No I/O.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
 Out come batches: all events that had arrived when the consumer asked. A consumer that is slow stops the
 reading, and the API server's and the kernel's buffers are the only ones that fill; one that fell too far
 behind gets a 410. A version is only ever resumed after everything before it was handed out. Next:
-``contiv.ksr.reflector``.
+``contiv.reflection.reflector``.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@
     /contiv/k8s/<plural>/[<namespace>/]<name>     Kubernetes state, written by KSR alone
     /contiv/ksr/leader                            the active KSR, under its lease
     /contiv/ksr/status/<plural>                   KSR's word that a kind is completely reflected
+    /contiv/crd/leader                            the active crd, under its lease
+    /contiv/crd/status/<plural>                   crd's word that a kind of custom resources is completely there
+    /contiv/crd/nodeconfigs/<node>                what a node has of its own, written by crd alone
     /contiv/nodes/ids/<id>                        node IDs, each claimed by its agent in a transaction
     /contiv/nodes/status/<node>                   what an agent says of itself, under its lease
     /contiv/vswitch/<node>/pods/<container id>/<interface>
@@ -20,6 +23,10 @@ ROOT: Final = "/contiv/"
 K8S: Final = f"{ROOT}k8s/"
 KSR_LEADER: Final = f"{ROOT}ksr/leader"
 KSR_STATUS: Final = f"{ROOT}ksr/status/"
+CRD_LEADER: Final = f"{ROOT}crd/leader"
+CRD_STATUS: Final = f"{ROOT}crd/status/"
+NODE_CONFIGS: Final = f"{ROOT}crd/nodeconfigs/"
+NODE_CONFIGS_STATUS: Final = f"{CRD_STATUS}nodeconfigs"
 NODE_IDS: Final = f"{ROOT}nodes/ids/"
 NODE_STATUS: Final = f"{ROOT}nodes/status/"
 VSWITCH: Final = f"{ROOT}vswitch/"
@@ -38,6 +45,11 @@ def k8s_object(plural: str, name: str, *, namespace: str = "") -> str:
 def ksr_status(plural: str) -> str:
     """Key under which KSR says that a kind is completely reflected."""
     return f"{KSR_STATUS}{plural}"
+
+
+def node_config(node: str) -> str:
+    """Key of the custom resource that configures one node."""
+    return f"{NODE_CONFIGS}{node}"
 
 
 def node_id(number: int) -> str:

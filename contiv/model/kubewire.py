@@ -382,7 +382,7 @@ def _rules(
         try:
             rules.append(make(_rule_decoder.decode(one)))
         except msgspec.ValidationError as error:
-            where, problem = _explain(error)
+            where, problem = explain(error)
             faults.append(f"{path}[{index}]{'' if where == 'object' else f'.{where}'}: {problem}")
     return tuple(rules)
 
@@ -516,7 +516,7 @@ def identify(raw: bytes | msgspec.Raw) -> tuple[str, str]:
     return cast("tuple[str, str]", tuple(v if isinstance(v, str) else "" for v in (meta.namespace, meta.name)))
 
 
-def _explain(error: msgspec.DecodeError) -> tuple[str, str]:
+def explain(error: msgspec.DecodeError) -> tuple[str, str]:
     """(path of the field, what is wrong with it) from msgspec's text, which ends with "at `$.path`"."""
     problem, _, path = str(error).partition(" - at `$")
     path = path.rstrip("`").removeprefix(".")
@@ -533,7 +533,7 @@ def reduce(kind: kube.AnyKind, raw: bytes | msgspec.Raw) -> kube.KubeObject:
         value = make(decoder.decode(raw))
     except msgspec.DecodeError as error:
         namespace, name = identify(raw)
-        where, problem = _explain(error)
+        where, problem = explain(error)
         raise ObjectError(kind.plural, namespace, name, field=where, problem=problem) from error
     namespace = getattr(value, "namespace", "")
     for place, text, wanted in (("name", value.name, True), ("namespace", namespace, kind.namespaced)):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from contiv.controller.event import Event, Transaction
+from contiv.controller.event import Event, Kind, Transaction
 from contiv.model.ip import Address, Network
+from contiv.network.render_nic import UPLINK, Nic, Uplink
 from contiv.network.state import PodRequest
 
 
@@ -43,6 +44,22 @@ class AddressChange(Event, frozen=True):
 
     def describe(self) -> str:
         return f"{self.interface} has {self.address or 'no address'}"
+
+
+class NicsChange(Event, frozen=True):
+    """The configuration gives the node's NICs other addresses, another gateway, or hides pods otherwise.
+
+    Everything is recomputed, for there is little that does not depend on one of them.
+    """
+
+    kind: ClassVar[Kind] = Kind.UPSTREAM_RESYNC
+    uplink: Uplink | None
+    nics: tuple[Nic, ...]
+    hide_pods: bool
+
+    def describe(self) -> str:
+        address = self.uplink.address if self.uplink is not None else None
+        return f"{UPLINK} has {address or 'the address of before'}"
 
 
 class SettleClaims(Event, frozen=True):

@@ -1,8 +1,9 @@
 """The network capability's seat in the event loop: events to changes of ``NetworkState``, persistence after commits.
 
-Comes in: cluster resyncs, claims of node IDs, Node objects that leave, AddPod and DeletePod. Goes out: desired keys;
-after each commit the pod attachments that changed, written to etcd before kubelet gets its answer, and the claims of
-nodes that left. What cannot be persisted fails the pods that it was for; claims are tried again by themselves.
+Comes in: cluster resyncs, claims of node IDs, Node objects that leave, other addresses, AddPod and DeletePod. Goes out:
+desired keys; after each commit the pod attachments that changed, written to etcd before kubelet gets its answer, and
+the claims of nodes that left. What cannot be persisted fails the pods that it was for; claims are tried again by
+themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from contiv.controller.handler import Commit, EventHandler
 from contiv.errors import ContivError
 from contiv.model import keys, kube
 from contiv.model.node import Attachment, NodeClaim
-from contiv.network.events import AddPod, AddressChange, DeletePod, PrepareInterfaces, SettleClaims
+from contiv.network.events import AddPod, AddressChange, DeletePod, NicsChange, PrepareInterfaces, SettleClaims
 from contiv.network.render_nic import UPLINK
 from contiv.network.state import NetworkState, owner_of
 from contiv.scheduler import Value
@@ -89,6 +90,8 @@ class NetworkHandler(EventHandler[ClusterState]):
                 return False
 
     def resync(self, event: Event, state: ClusterState) -> Mapping[str, Value]:
+        if isinstance(event, NicsChange):
+            self._reconfigure(event)
         attachments = self._attachments(event, state)
         refused = self.state.replace(self._others(state.claims.values()), attachments)
         for owner, error in refused.items():
@@ -239,6 +242,12 @@ class NetworkHandler(EventHandler[ClusterState]):
         if event.interface == UPLINK:
             self._new_address = self.state.me.uplink
         return changes
+
+    def _reconfigure(self, event: NicsChange) -> None:
+        before = self.state.me.uplink
+        self.state.reconfigure(event.uplink, event.nics, hide_pods=event.hide_pods)
+        if self.state.me.uplink != before:
+            self._new_address = self.state.me.uplink
 
     def _unclaim(self, node_id: int) -> Mapping[str, object | None]:
         if node_id == self.state.me.id:

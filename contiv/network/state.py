@@ -176,6 +176,23 @@ class NetworkState:
         )
         return _difference(before, self._addressed())
 
+    def reconfigure(self, uplink: Uplink | None, nics: Iterable[Nic], *, hide_pods: bool) -> None:
+        """The same NICs with other addresses, another gateway; ``desired`` tells what that means. What a DHCP server
+        gave stays; a main NIC without an address has the one of the node's ID."""
+        known = {nic.name: nic.address for nic in self.nics}
+        self.options = msgspec.structs.replace(self.options, hide_pods=hide_pods)
+        self.nics = tuple(
+            msgspec.structs.replace(nic, address=known.get(nic.name)) if nic.dhcp else nic for nic in nics
+        )
+        if uplink is None or self.uplink is None:
+            return
+        if uplink.dhcp:
+            uplink = msgspec.structs.replace(uplink, address=self.uplink.address, gateway=self.uplink.gateway)
+        elif uplink.address is None:
+            uplink = msgspec.structs.replace(uplink, address=self.node.uplink)
+        self.uplink = uplink
+        self.me = msgspec.structs.replace(self.me, uplink="" if uplink.address is None else str(uplink.address))
+
     def _addressed(self) -> Desired:
         """Everything that depends on the NICs' addresses."""
         desired = self._host() | self._way_out()

@@ -37,6 +37,7 @@ MIGRATIONS: Final = (
 """Step n leads from schema n to n + 1; SQLite's ``user_version`` is the schema of a file."""
 BUSY_TIMEOUT_S: Final = 2.0
 """How long to wait for a former agent that still holds the file."""
+FILE_NAME: Final = "mirror.db"
 RETRY_S: Final = 5.0
 """Between attempts to write while the disk refuses."""
 
@@ -44,6 +45,11 @@ T = TypeVar("T")
 Changes = Mapping[str, bytes | None]
 NOTHING: Final[dict[str, bytes | None]] = {"": None}
 """A deletion of what is not there: does the disk take it?"""
+
+
+def mirror_path(state_dir: str) -> Path:
+    """Where a node's mirror is."""
+    return Path(state_dir) / FILE_NAME
 
 
 class LocalMirror:

@@ -70,9 +70,9 @@ async def build(dataplane: str) -> AsyncIterator[Build]:
 
 
 def print_logs(cluster: DemoCluster, *, lines: int = 40) -> None:
-    """What nodes and KSR said last; pytest shows it with a failure."""
+    """What nodes, KSR and crd said last; pytest shows it with a failure."""
     path = cluster.rundir.path
-    for log in sorted([path / "ksr.log", *path.glob("node-*/**/*.log")]):
+    for log in sorted([path / "ksr.log", path / "crd.log", *path.glob("node-*/**/*.log")]):
         said = log.read_text(errors="replace").splitlines()
         text = [line for line in said if "STATUS" not in line][-lines:]
         print(f"==== {log.relative_to(cluster.rundir.path)}", *text, sep="\n")

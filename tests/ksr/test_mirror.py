@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contiv.ksr import mirror as mirror_module
-from contiv.ksr.mirror import ChangeSet, Mirror
+from contiv.ksr import objects
+from contiv.ksr.objects import Objects
 from contiv.kube.observation import Event
 from contiv.model import kube
 from contiv.model.kubewire import ObjectError, reduce
+from contiv.reflection.mirror import ChangeSet, Mirror
 
 
 def raw(value: Any) -> msgspec.Raw:
@@ -42,7 +43,7 @@ def refused() -> list[ObjectError]:
 
 @pytest.fixture
 def mirror(refused: list[ObjectError]) -> Mirror:
-    made = Mirror(kube.PODS, refuse=refused.append)
+    made = Mirror(Objects(kube.PODS), refuse=refused.append)
     made.begin({})
     return made
 
@@ -90,7 +91,7 @@ def test_an_unreadable_object_keeps_what_is_stored_and_is_reported(mirror: Mirro
 
 
 def test_a_policy_is_kept_without_the_rule_that_cannot_be_read(refused: list[ObjectError]):
-    mirror = Mirror(kube.NETWORK_POLICIES, refuse=refused.append)
+    mirror = Mirror(Objects(kube.NETWORK_POLICIES), refuse=refused.append)
     mirror.begin({})
     rules = [{"ports": [{"port": []}]}, {"from": [{"podSelector": {}}]}]
     policy = {"metadata": {"name": "p", "namespace": "ns"}, "spec": {"podSelector": {}, "ingress": rules}}
@@ -112,7 +113,7 @@ def test_a_nameless_object_harms_nothing(mirror: Mirror, refused: list[ObjectErr
 
 
 def test_a_value_that_etcd_cannot_take_is_refused(mirror: Mirror, refused: list[ObjectError], monkeypatch):
-    monkeypatch.setattr(mirror_module, "VALUE_BYTES_MAX", 200)
+    monkeypatch.setattr(objects, "VALUE_BYTES_MAX", 200)
     assert set(mirror.mark([pod("big", label="x" * 300), pod("small")]).writes) == {key("small")}
     assert "more than 200" in refused[0].problem
 
@@ -140,7 +141,7 @@ def test_any_history_from_any_start_ends_with_the_api_servers_objects(
     """The oracle: after a list and any events, etcd is the world, apart from what was never readable."""
     etcd = {key(name): stored(pod(name, v=v)) for name, v in stored_world.items()}
     expected = dict(etcd)
-    mirror = Mirror(kube.PODS, refuse=lambda _: None)
+    mirror = Mirror(Objects(kube.PODS), refuse=lambda _: None)
     mirror.begin(etcd)
 
     def write(changes: ChangeSet, *, minimal: bool = True) -> None:

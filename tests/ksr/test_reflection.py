@@ -12,11 +12,13 @@ from prometheus_client import CollectorRegistry
 
 from contiv.errors import ConfigError
 from contiv.ksr import main
-from contiv.ksr.metrics import KsrMetrics
-from contiv.ksr.reflector import Reflector
+from contiv.ksr.objects import Objects
 from contiv.kube.access import AccessSource
 from contiv.kube.client import KubeClient
 from contiv.model import keys, kube
+from contiv.reflection.metrics import ReflectionMetrics
+from contiv.reflection.reflector import Reflector
+from contiv.reflection.seat import Seat
 from contiv.store.client import Etcd
 from contiv.store.embedded import EmbeddedEtcd
 from contiv.store.errors import StoreConflict
@@ -190,14 +192,9 @@ async def test_no_write_gets_through_without_the_leaders_key(cluster: ScriptedCl
     revision = await etcd.put(keys.KSR_LEADER, b"another")
     stale = Compare(keys.KSR_LEADER, "create_revision", "==", revision - 1)
     async with KubeClient(AccessSource(cluster.kubeconfig)) as client:
-        reflector = Reflector(
-            kube.NAMESPACES,
-            client=client,
-            etcd=etcd,
-            guard=[stale],
-            instance="deposed",
-            metrics=KsrMetrics(CollectorRegistry()),
-        )
+        metrics = ReflectionMetrics(CollectorRegistry(), "ksr")
+        seat = Seat(client=client, etcd=etcd, guard=stale, instance="deposed", metrics=metrics)
+        reflector = Reflector(Objects(kube.NAMESPACES), seat)
         with pytest.raises(StoreConflict):
             async with asyncio.timeout(5):
                 await reflector.run()

@@ -1,4 +1,4 @@
-"""What etcd holds of one kind, remembered as digests: turns lists and events into the writes that are needed.
+"""What etcd holds of one collection, remembered as digests: turns lists and events into the writes that are needed.
 
 In: the stored values when a list begins, then raw objects. Out: changes by key, None for a deletion; nothing
 for what is stored already, so that a node's heartbeat or a restart of KSR writes nothing. It marks what a
@@ -11,17 +11,13 @@ corrected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from contiv.kube.observation import Event
-from contiv.model import kube
-from contiv.model.kubewire import ObjectError, identify, reduce
-
-VALUE_BYTES_MAX: Final = 1 << 20
-"""A stored object. etcd takes 1.5 MB a request by default; the largest endpoint slice is about 0.3 MB."""
+from contiv.model.kubewire import ObjectError, identify
+from contiv.reflection.collection import Collection, Refuse
 
 
 class ChangeSet:
@@ -37,10 +33,10 @@ class ChangeSet:
 
 
 class Mirror:
-    """One kind's keys in etcd. ``refuse`` hears of each object, and each rule of a policy, that cannot be used."""
+    """One collection's keys in etcd. ``refuse`` hears of each object, and each part of one, that cannot be used."""
 
-    def __init__(self, kind: kube.AnyKind, *, refuse: Callable[[ObjectError], None]) -> None:
-        self._kind = kind
+    def __init__(self, collection: Collection, *, refuse: Refuse) -> None:
+        self._collection = collection
         self._refuse = refuse
         # hash() of bytes is SipHash with a secret of this process: 64 bits tell an old value from a new one,
         # at a tenth of the memory of the values themselves.
@@ -51,7 +47,8 @@ class Mirror:
         return len(self._digests)
 
     def begin(self, stored: Mapping[str, bytes]) -> None:
-        """A list begins; ``stored`` is all that etcd has of this kind. Nothing is marked yet."""
+        """A list begins; ``stored`` is all that etcd has of the collection. Nothing is marked yet."""
+        self._collection.begin(stored)
         self._digests = {key: hash(value) for key, value in stored.items()}
         self._unmarked = set(self._digests)
 
@@ -76,7 +73,7 @@ class Mirror:
         changes = ChangeSet()
         for event in events:
             if event.type == "DELETED":
-                self._delete(self._key(*identify(event.raw)), changes)
+                self._delete(self._collection.key(*identify(event.raw)), changes)
             else:
                 self._put(event.raw, changes)
         return changes
@@ -84,10 +81,10 @@ class Mirror:
     def _put(self, raw: msgspec.Raw, changes: ChangeSet) -> str:
         """Note what ``raw`` needs; its key, also when it cannot be used."""
         try:
-            key, data = self._reduce(raw)
+            key, data = self._collection.read(raw, self._refuse)
         except ObjectError as error:
             self._refuse(error)
-            return self._key(error.namespace, error.name)
+            return self._collection.key(error.namespace, error.name)
         digest, before = hash(data), self._digests.get(key)
         if before == digest:
             return key
@@ -99,24 +96,9 @@ class Mirror:
             changes.updates += 1
         return key
 
-    def _reduce(self, raw: msgspec.Raw) -> tuple[str, bytes]:
-        """Key and stored value of an object; ObjectError when it cannot be used."""
-        value = reduce(self._kind, raw)
-        namespace = getattr(value, "namespace", "")
-        for fault in getattr(value, "faults", ()):
-            where, _, problem = fault.partition(": ")
-            self._refuse(ObjectError(self._kind.plural, namespace, value.name, field=where, problem=problem))
-        data = self._kind.encode(value)  # type: ignore[arg-type]  # reduce gives what the kind stores
-        if len(data) > VALUE_BYTES_MAX:
-            problem = f"{len(data)} bytes are more than {VALUE_BYTES_MAX}"
-            raise ObjectError(self._kind.plural, namespace, value.name, field="object", problem=problem)
-        return self._key(namespace, value.name), data
-
     def _delete(self, key: str, changes: ChangeSet) -> None:
         """A key that etcd does not have needs no deletion; the name may even be no name."""
         if self._digests.pop(key, None) is not None:
             changes.writes[key] = None
             changes.deletes += 1
-
-    def _key(self, namespace: str, name: str) -> str:
-        return self._kind.key(name, namespace=namespace if self._kind.namespaced else "")
+        self._collection.deleted(key)
