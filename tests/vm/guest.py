@@ -326,6 +326,7 @@ async def release(file: Path, before: dict[str, str]) -> None:
     fact("release-exit-code", code)
     fact("seconds-to-release", round(time.monotonic() - started, 1))
     fact("driver-after", driver())
+    await eventually(_addresses_stand, "the kernel has looked for duplicates once more")
     after = kernel_state()
     for name, was in before.items():
         fact(f"{name}-equal", after[name] == was)
