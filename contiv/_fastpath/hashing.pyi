@@ -5,6 +5,7 @@ bytes or by their 64-bit fingerprints. Nothing here is for secrets: who knows th
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,6 +49,42 @@ def read_ipv4(texts: Sequence[str], networks: Sequence[tuple[int, int]]) -> tupl
 
     A network is its value and mask. In none: their number; no address in canonical notation: ``UNREADABLE``. At most 8
     networks, else ValueError.
+    """
+
+class Endpoint(Protocol):
+    """What ``endpoint_flags`` reads: ``contiv.model.kube.Endpoint``."""
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def serving(self) -> bool: ...
+    @property
+    def terminating(self) -> bool: ...
+    @property
+    def node_name(self) -> str: ...
+    @property
+    def zone(self) -> str: ...
+    @property
+    def zones(self) -> Sequence[str]: ...
+    @property
+    def nodes(self) -> Sequence[str]: ...
+
+READY: int
+DRAINING: int
+"""Not ready, but serving while it terminates."""
+LOCAL: int
+ZONE_HINTED: int
+ZONE: int
+"""Hinted for this node's zone."""
+NODE_HINTED: int
+NODE: int
+"""Hinted for this node."""
+SAME_ZONE: int
+
+def endpoint_flags(endpoints: Sequence[Endpoint], own: bytes, node: str, zone: str) -> bytes:
+    """One byte each, of the flags above, as ``node`` in ``zone`` ("" for none) sees them.
+
+    ``own``, a byte each: not 0 where the address is this node's, which counts for those that name no node.
     """
 
 def pack_backends(

@@ -110,7 +110,7 @@ def serving(service: kube.Service, claim: Claim, slices: Sequence[Slice], node: 
         for endpoint in each.ports
         if endpoint.port and endpoint.name == port.name and endpoint.protocol == port.protocol
     )
-    kinds = parts[0].slice.kinds if len(parts) == 1 else {kind for part in parts for kind in part.slice.kinds}
+    kinds = parts[0].slice.kinds if len(parts) == 1 else sorted({kind for part in parts for kind in part.slice.kinds})
     ready = service.publish_not_ready_addresses
     wish = service.traffic_distribution
     choice = choose(kinds, local=local, publish_not_ready=ready, distribution=wish)
