@@ -52,8 +52,10 @@ def read_ipv4(texts: Sequence[str], networks: Sequence[tuple[int, int]]) -> tupl
     """
 
 class Endpoint(Protocol):
-    """What ``endpoint_flags`` reads: ``contiv.model.kube.Endpoint``."""
+    """What is read of an endpoint: ``contiv.model.kube.Endpoint``."""
 
+    @property
+    def address(self) -> str: ...
     @property
     def ready(self) -> bool: ...
     @property
@@ -68,6 +70,9 @@ class Endpoint(Protocol):
     def zones(self) -> Sequence[str]: ...
     @property
     def nodes(self) -> Sequence[str]: ...
+
+def read_endpoints(endpoints: Sequence[Endpoint], networks: Sequence[tuple[int, int]]) -> tuple[bytes, bytes]:
+    """``read_ipv4`` of their addresses."""
 
 READY: int
 DRAINING: int
@@ -96,6 +101,9 @@ def pack_backends(
     ``& mask`` equal ``want``. Flags with a bit of ``heavy`` give the weight ``weight`` (1..255), others 1.
     ValueError when addresses and flags do not go together.
     """
+
+def double_weights(records: bytes, limit: int) -> bytes:
+    """``records`` with twice their weights if those add up to no more than ``limit`` (255 at most), else unchanged."""
 
 def bound_backends(records: bytes, seed: int, limit: int) -> bytes:
     """``records`` as they are while their weights add up to no more than ``limit``, else a share of that weight.

@@ -147,6 +147,10 @@ def read_ipv4(texts, networks):
     return addresses, within
 
 
+def read_endpoints(endpoints, networks):
+    return read_ipv4([endpoint.address for endpoint in endpoints], networks)
+
+
 def endpoint_flags(endpoints, bytes own not None, str node not None, str zone not None):
     cdef Py_ssize_t i, n = len(endpoints)
     cdef uint8_t flags
@@ -195,6 +199,22 @@ def pack_backends(parts, uint8_t mask, uint8_t want, *, uint8_t heavy=0, uint8_t
     finally:
         free(records)
         free(scratch)
+
+
+def double_weights(bytes records not None, uint32_t limit):
+    cdef Py_ssize_t i, n = PyBytes_GET_SIZE(records)
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(records)
+    cdef uint32_t total = 0
+    cdef uint8_t *out
+    for i in range(6, n, CH_RECORD):
+        total += at[i]
+    if 2 * total > limit or limit > 255:
+        return records
+    doubled = PyBytes_FromStringAndSize(<const char *>at, n)
+    out = <uint8_t *>PyBytes_AS_STRING(doubled)
+    for i in range(6, n, CH_RECORD):
+        out[i] = 2 * at[i]
+    return doubled
 
 
 def bound_backends(bytes records not None, uint64_t seed, uint32_t limit):

@@ -62,7 +62,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     pods: Network
     services: Network
     networks: tuple[tuple[int, int], ...] = ()
-    """What ``Region`` counts, as ``hashing.read_ipv4`` takes it."""
+    """What ``Region`` counts, as ``hashing.read_endpoints`` takes it."""
 
     def __post_init__(self) -> None:
         parsed = (*_UNFIT, self.services, self.own_pods, self.pods)
@@ -109,11 +109,10 @@ def parse(slice_: kube.EndpointSlice, place: Place) -> Slice | None:
         return None
     version: Literal[4, 6] = 4 if slice_.address_type == "IPv4" else 6
     endpoints = slice_.endpoints
-    texts = [each.addresses[0] if each.addresses else "" for each in endpoints]
-    packed, regions = hashing.read_ipv4(texts, place.networks) if version == 4 else _read_ipv6(texts, place)
+    packed, regions = hashing.read_endpoints(endpoints, place.networks) if version == 4 else _read_ipv6(endpoints)
     faults: tuple[Fault, ...] = ()
     if regions.translate(None, _FIT_REGIONS):
-        faults = tuple(_fault(slice_, number, text, regions[number]) for number, text in enumerate(texts))
+        faults = tuple(_fault(slice_, number, each.address, regions[number]) for number, each in enumerate(endpoints))
         faults = tuple(fault for fault in faults if fault.reason)
         fit = [number for number, region in enumerate(regions) if region in _FIT_REGIONS]
         size = 4 if version == 4 else 16
@@ -135,12 +134,12 @@ def parse(slice_: kube.EndpointSlice, place: Place) -> Slice | None:
     )
 
 
-def _read_ipv6(texts: list[str], place: Place) -> tuple[bytes, bytes]:
-    """As ``hashing.read_ipv4``. The pod subnet is IPv4's, so that all are elsewhere."""
+def _read_ipv6(endpoints: Iterable[kube.Endpoint]) -> tuple[bytes, bytes]:
+    """As ``hashing.read_endpoints``. The pod subnet is IPv4's, so that all are elsewhere."""
     packed, regions = bytearray(), bytearray()
-    for text in texts:
+    for endpoint in endpoints:
         try:
-            address = Address.parse(text)
+            address = Address.parse(endpoint.address)
         except ValueError:
             address = None
         readable = address is not None and address.version == 6
@@ -169,8 +168,8 @@ def _fault(slice_: kube.EndpointSlice, number: int, text: str, region: int) -> F
 def _strangers(endpoints: Iterable[kube.Endpoint], regions: bytes) -> Iterator[str]:
     """The addresses that a pod is said to have, outside of the pod subnet."""
     for endpoint, region in zip(endpoints, regions, strict=True):
-        if region == Region.ELSEWHERE and endpoint.target_ref is not None and endpoint.target_ref.kind == "Pod":
-            yield endpoint.addresses[0]
+        if region == Region.ELSEWHERE and endpoint.is_pod:
+            yield endpoint.address
 
 
 def _own(packed: bytes, regions: bytes, place: Place) -> bytes:
