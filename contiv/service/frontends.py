@@ -11,6 +11,7 @@ wins.
 from __future__ import annotations
 
 from enum import IntEnum
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -54,6 +55,9 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     def key(self) -> FrontendKey:
         """What is claimed."""
         return (self.protocol, self.address, self.port)
+
+
+_KIND: Final = attrgetter("kind")
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,14 +123,16 @@ def claims_of(service: kube.Service, node: NodeView) -> tuple[tuple[Claim, ...],
     if service.headless or service.type == "ExternalName":
         return (), ()
     faults: list[Fault] = []
-    addresses = _cluster_ips(service, node, faults) + _external(service, node, faults)
+    addresses = _cluster_ips(service, node, faults)
+    if service.external_ips or service.type == "LoadBalancer":
+        addresses += _external(service, node, faults)
     claims: list[Claim] = []
     for index, port in enumerate(service.ports):
         protocol = PROTOCOLS.get(port.protocol)
         if protocol is None:
             faults.append(_fault(service, f"ports[{index}].protocol", f"{port.protocol} is none of TCP, UDP, SCTP"))
             continue
-        claims.extend(Claim(kind, address, port.port, protocol, index) for kind, address in addresses)
+        claims += [Claim(kind, address, port.port, protocol, index) for kind, address in addresses]
         if port.node_port and service.type in ("NodePort", "LoadBalancer"):
             claims.extend(
                 Claim(Kind.NODE_PORT, address, port.node_port, protocol, index) for address in node.own_addresses
@@ -138,7 +144,8 @@ def claims_of(service: kube.Service, node: NodeView) -> tuple[tuple[Claim, ...],
             if address != node.host and address.version == node.host.version
         )
     claims = _without_tunnel(service, claims, node, faults)
-    return tuple(sorted(claims, key=lambda claim: claim.kind)), tuple(faults)
+    claims.sort(key=_KIND)
+    return tuple(claims), tuple(faults)
 
 
 def _host_ports(service: PodPorts, node: NodeView) -> tuple[tuple[Claim, ...], tuple[Fault, ...]]:
@@ -157,11 +164,12 @@ def _host_ports(service: PodPorts, node: NodeView) -> tuple[tuple[Claim, ...], t
 
 def _without_tunnel(service: kube.Service, claims: list[Claim], node: NodeView, faults: list[Fault]) -> list[Claim]:
     """The claims but for the port that VXLAN comes in by."""
-    own = (PROTOCOLS["UDP"], node.uplink, VXLAN_PORT)
-    if all(claim.key != own for claim in claims):
+    suspects = [claim for claim in claims if claim.port == VXLAN_PORT]
+    taken = [claim for claim in suspects if claim.address == node.uplink and claim.protocol == PROTOCOLS["UDP"]]
+    if not taken:
         return claims
     faults.append(_fault(service, "ports", f"UDP {VXLAN_PORT} of {node.uplink} carries VXLAN; choose another port"))
-    return [claim for claim in claims if claim.key != own]
+    return [claim for claim in claims if claim not in taken]
 
 
 def has_health_check(service: kube.Service) -> bool:
@@ -189,14 +197,14 @@ def _cluster_ips(service: kube.Service, node: NodeView, faults: list[Fault]) -> 
     found: list[tuple[int, Address]] = []
     for number, text in enumerate(service.cluster_ips):
         address = _parsed(text)
-        where = f"clusterIPs[{number}]"
         if address is None:
-            faults.append(_fault(service, where, f"{text!r} is no IP address"))
-        else:
-            found.append((Kind.CLUSTER_IP, address))
-            if address.version == node.services.version and address not in node.services:
-                reason = f"{text} lies outside of the service CIDR {node.services}, so that hosts do not reach it"
-                faults.append(_fault(service, where, f"{reason}; set ipamConfig.serviceCIDR as the API server has it"))
+            faults.append(_fault(service, f"clusterIPs[{number}]", f"{text!r} is no IP address"))
+            continue
+        found.append((Kind.CLUSTER_IP, address))
+        if address not in node.services and address.version == node.services.version:
+            reason = f"{text} lies outside of the service CIDR {node.services}, so that hosts do not reach it"
+            remedy = "set ipamConfig.serviceCIDR as the API server has it"
+            faults.append(_fault(service, f"clusterIPs[{number}]", f"{reason}; {remedy}"))
     return found
 
 

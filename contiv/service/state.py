@@ -234,8 +234,14 @@ class ServiceState:
 
     def _put_slice(self, key: str, slice_: kube.EndpointSlice) -> None:
         parsed = parse(slice_, self._place)
-        if parsed is not None:
-            self._slices.setdefault(_owner(slice_), {})[key] = parsed
+        if parsed is None:
+            return
+        owner = _owner(slice_)
+        others = self._slices.get(owner)
+        if others is None:
+            self._slices[owner] = {key: parsed}
+        else:
+            others[key] = parsed
 
     def _put_pods(self, pods: Iterable[kube.Pod]) -> dict[str, kube.Service]:
         """Take in the endpoints of pods with host ports here; returns the services that they are, by name."""
@@ -287,7 +293,7 @@ class ServiceState:
             found += wrong
             if not any(each.version == 4 for each in ranges):  # nobody is let in, not everybody
                 able = [claim for claim in able if claim.kind != Kind.LOAD_BALANCER]
-        return _Entry(service, tuple(able), tuple(dict.fromkeys(found)))
+        return _Entry(service, tuple(able), tuple(dict.fromkeys(found)) if found else ())
 
     def _claim(self, name: str, claims: Iterable[Claim]) -> set[str]:
         """Enter claims; returns the services that may have lost one."""
@@ -324,12 +330,14 @@ class ServiceState:
 
     def _held(self, name: str) -> list[Claim]:
         """The claims of a service that nobody with a better one has taken; of its own equals the first."""
-        held: dict[FrontendKey, Claim] = {}
         entry = self._entries.get(name)
-        for claim in entry.claims if entry is not None else ():
-            key = claim.key
-            if self._claimants[key][0] == (claim.kind, name):
-                held.setdefault(key, claim)
+        claims = entry.claims if entry is not None else ()
+        mine = [claim for claim in claims if self._claimants[claim.key][0] == (claim.kind, name)]
+        if len(mine) < 2:
+            return mine
+        held: dict[FrontendKey, Claim] = {}
+        for claim in mine:
+            held.setdefault(claim.key, claim)
         return list(held.values())
 
     # ------------------------------------------------------------------ rendering
