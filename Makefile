@@ -58,7 +58,7 @@ lint: install ## ruff, mypy strict, import contracts, warnings of C as errors
 
 bench: install ## every benchmark; see bench/README.md for single ones
 	@scripts/need-root bench
-	@for bench in "store.py" "ksr.py" "cni.py --dataplane auto" "dataplane.py" "events.py" "fastpath.py" "acl.py" "service.py" "scheduler.py" "resync.py" "policy.py" "policy_events.py"; do \
+	@for bench in "store.py" "ksr.py" "cni.py --dataplane auto" "dataplane.py" "connections.py" "events.py" "fastpath.py" "acl.py" "service.py" "scheduler.py" "resync.py" "policy.py" "policy_events.py"; do \
 		echo "== bench/$$bench"; $(PY) bench/$$bench || exit 1; done
 
 fuzz: install ## mutated input for SECONDS against codec and CNI plugin, under ASan and UBSan

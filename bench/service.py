@@ -1,7 +1,7 @@
 """Services before they reach the scheduler: decoding, rendering, one change, memory; and Maglev tables.
 
-``scheduler.py`` beside this file measures the rest of the way, from desired values to VPP's last reply. Times are CPU
-of this process, the best of ``--repeat``; memory is the resident size of a process of its own that holds the decoded
+``scheduler.py`` beside this file measures the whole way, from etcd's bytes to VPP's last reply. Times are CPU of this
+process, the best of ``--repeat``; memory is the resident size of a process of its own that holds the decoded
 objects, as an agent does, and the state. Maglev's contestants make the same kind of table: the paper's pseudo code in
 Python with its table of permutations, with permutations computed as they are needed, and with additions instead of
 multiplications; and numpy, a round of all backends at once.
@@ -32,6 +32,7 @@ import numpy as np
 from contiv.fastpath import hashing
 from contiv.model import kube
 from contiv.model.ip import Address, Network
+from contiv.scheduler import Value
 from contiv.service.frontends import NodeView
 from contiv.service.render_nat44 import Nat44Renderer
 from contiv.service.renderer import Options
@@ -90,10 +91,10 @@ def slice_of(namespace: str, service: str, numbers: list[int]) -> kube.EndpointS
         ports=(kube.EndpointPort(name="http", protocol="TCP", port=8080),),
         endpoints=tuple(
             kube.Endpoint(
-                addresses=(str(Address(4, 0x0A010002 + number)),),
+                address=str(Address(4, 0x0A010002 + number)),
                 node_name=f"node-{number % 5000}",
                 zone=f"zone-{number % 3}",
-                target_ref=kube.TargetRef(kind="Pod", namespace=namespace, name=f"{service}-{number:010d}"),
+                is_pod=True,
             )
             for number in numbers
         ),
@@ -107,6 +108,11 @@ def decode(records: dict[str, bytes]) -> dict[str, Any]:
 
 def load(objects: dict[str, Any]) -> ServiceState:
     """A state that has rendered everything."""
+    return render(objects)[0]
+
+
+def render(objects: dict[str, Any]) -> tuple[ServiceState, dict[str, Value]]:
+    """A state that holds the objects, and what it desires."""
     state = ServiceState(NODE, Nat44Renderer(Options()))
     desired = state.replace(
         [each for each in objects.values() if isinstance(each, kube.Service)],
@@ -116,7 +122,12 @@ def load(objects: dict[str, Any]) -> ServiceState:
         interfaces=(),
     )
     assert len(desired) >= len(objects) // 2
-    return state
+    return state, desired
+
+
+def node_keys() -> list[str]:
+    """The keys that a node desires without any service."""
+    return list(Nat44Renderer(Options()).node(NODE))
 
 
 def best(work: Callable[[], Any], repeat: int) -> float:

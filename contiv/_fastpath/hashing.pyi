@@ -5,6 +5,7 @@ bytes or by their 64-bit fingerprints. Nothing here is for secrets: who knows th
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +51,47 @@ def read_ipv4(texts: Sequence[str], networks: Sequence[tuple[int, int]]) -> tupl
     networks, else ValueError.
     """
 
+class Endpoint(Protocol):
+    """What is read of an endpoint: ``contiv.model.kube.Endpoint``."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def serving(self) -> bool: ...
+    @property
+    def terminating(self) -> bool: ...
+    @property
+    def node_name(self) -> str: ...
+    @property
+    def zone(self) -> str: ...
+    @property
+    def zones(self) -> Sequence[str]: ...
+    @property
+    def nodes(self) -> Sequence[str]: ...
+
+def read_endpoints(endpoints: Sequence[Endpoint], networks: Sequence[tuple[int, int]]) -> tuple[bytes, bytes]:
+    """``read_ipv4`` of their addresses."""
+
+READY: int
+DRAINING: int
+"""Not ready, but serving while it terminates."""
+LOCAL: int
+ZONE_HINTED: int
+ZONE: int
+"""Hinted for this node's zone."""
+NODE_HINTED: int
+NODE: int
+"""Hinted for this node."""
+SAME_ZONE: int
+
+def endpoint_flags(endpoints: Sequence[Endpoint], own: bytes, node: str, zone: str) -> bytes:
+    """One byte each, of the flags above, as ``node`` in ``zone`` ("" for none) sees them.
+
+    ``own``, a byte each: not 0 where the address is this node's, which counts for those that name no node.
+    """
+
 def pack_backends(
     parts: Iterable[tuple[bytes, bytes, int]], mask: int, want: int, *, heavy: int = 0, weight: int = 1
 ) -> bytes:
@@ -59,6 +101,9 @@ def pack_backends(
     ``& mask`` equal ``want``. Flags with a bit of ``heavy`` give the weight ``weight`` (1..255), others 1.
     ValueError when addresses and flags do not go together.
     """
+
+def double_weights(records: bytes, limit: int) -> bytes:
+    """``records`` with twice their weights if those add up to no more than ``limit`` (255 at most), else unchanged."""
 
 def bound_backends(records: bytes, seed: int, limit: int) -> bytes:
     """``records`` as they are while their weights add up to no more than ``limit``, else a share of that weight.

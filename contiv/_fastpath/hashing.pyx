@@ -21,6 +21,18 @@ cdef extern from "hashing.h":
     size_t ch_pack_records(const uint8_t *, const uint8_t *, size_t, uint8_t, uint8_t, uint8_t, uint8_t, uint16_t,
                            uint8_t *) nogil
 
+cdef enum:  # of endpoints
+    _READY = 1
+    _DRAINING = 2
+    _LOCAL = 4
+    _ZONE_HINTED = 8
+    _ZONE = 16
+    _NODE_HINTED = 32
+    _NODE = 64
+    _SAME_ZONE = 128
+
+READY, DRAINING, LOCAL, SAME_ZONE = _READY, _DRAINING, _LOCAL, _SAME_ZONE
+ZONE_HINTED, ZONE, NODE_HINTED, NODE = _ZONE_HINTED, _ZONE, _NODE_HINTED, _NODE
 RECORD_SIZE = CH_RECORD
 UNREADABLE = 255
 TABLE_SIZE = 65537
@@ -135,6 +147,34 @@ def read_ipv4(texts, networks):
     return addresses, within
 
 
+def read_endpoints(endpoints, networks):
+    return read_ipv4([endpoint.address for endpoint in endpoints], networks)
+
+
+def endpoint_flags(endpoints, bytes own not None, str node not None, str zone not None):
+    cdef Py_ssize_t i, n = len(endpoints)
+    cdef uint8_t flags
+    if PyBytes_GET_SIZE(own) != n:
+        raise ValueError(f"{n} endpoints and {PyBytes_GET_SIZE(own)} bytes: one each")
+    result = PyBytes_FromStringAndSize(NULL, n)
+    for i in range(n):
+        endpoint = endpoints[i]
+        flags = _READY if endpoint.ready else _DRAINING if endpoint.serving and endpoint.terminating else 0
+        at = endpoint.node_name
+        if at == node if at else PyBytes_AS_STRING(own)[i]:
+            flags |= _LOCAL
+        if zone and zone == endpoint.zone:
+            flags |= _SAME_ZONE
+        hints = endpoint.zones
+        if hints:
+            flags |= _ZONE_HINTED | (_ZONE if zone in hints else 0)
+        hints = endpoint.nodes
+        if hints:
+            flags |= _NODE_HINTED | (_NODE if node in hints else 0)
+        (<uint8_t *>PyBytes_AS_STRING(result))[i] = flags
+    return result
+
+
 def pack_backends(parts, uint8_t mask, uint8_t want, *, uint8_t heavy=0, uint8_t weight=1):
     cdef size_t room = 0, count = 0, n
     cdef bytes addresses, flags
@@ -159,6 +199,22 @@ def pack_backends(parts, uint8_t mask, uint8_t want, *, uint8_t heavy=0, uint8_t
     finally:
         free(records)
         free(scratch)
+
+
+def double_weights(bytes records not None, uint32_t limit):
+    cdef Py_ssize_t i, n = PyBytes_GET_SIZE(records)
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(records)
+    cdef uint32_t total = 0
+    cdef uint8_t *out
+    for i in range(6, n, CH_RECORD):
+        total += at[i]
+    if 2 * total > limit or limit > 255:
+        return records
+    doubled = PyBytes_FromStringAndSize(<const char *>at, n)
+    out = <uint8_t *>PyBytes_AS_STRING(doubled)
+    for i in range(6, n, CH_RECORD):
+        out[i] = 2 * at[i]
+    return doubled
 
 
 def bound_backends(bytes records not None, uint64_t seed, uint32_t limit):

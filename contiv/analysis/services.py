@@ -206,7 +206,7 @@ def _implied(cluster: Cluster, service: kube.Service) -> Iterator[kube.EndpointS
                     service_name=service.name,
                     address_type=f"IPv{version}",
                     ports=tuple(_target(port, pod) for port in service.ports),
-                    endpoints=(kube.Endpoint(addresses=(str(address),), node_name=end.node),),
+                    endpoints=(kube.Endpoint(address=str(address), node_name=end.node),),
                 )
 
 

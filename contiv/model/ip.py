@@ -37,8 +37,10 @@ class Address(msgspec.Struct, frozen=True, order=True, gc=False):
         return Network(self.version, self.value, BITS[self.version])
 
     def __str__(self) -> str:
-        kind = ipaddress.IPv4Address if self.version == 4 else ipaddress.IPv6Address
-        return str(kind(self.value))
+        value = self.value
+        if self.version == 4:
+            return f"{value >> 24}.{value >> 16 & 255}.{value >> 8 & 255}.{value & 255}"
+        return str(ipaddress.IPv6Address(value))
 
 
 class Network(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -82,7 +84,8 @@ class Network(msgspec.Struct, frozen=True, order=True, gc=False):
         return 1 << (BITS[self.version] - self.length)
 
     def __contains__(self, address: Address) -> bool:
-        return address.version == self.version and (address.value & self.mask) == (self.value & self.mask)
+        free = BITS[self.version] - self.length
+        return address.version == self.version and address.value >> free == self.value >> free
 
     def overlaps(self, other: Network) -> bool:
         """Whether the two networks share an address."""

@@ -248,22 +248,16 @@ class EndpointPort(Model, frozen=True, kw_only=True):
     port: int | None = None
 
 
-class TargetRef(Model, frozen=True):
-    """The object behind an endpoint, mostly a pod."""
-
-    kind: str
-    namespace: str
-    name: str
-
-
 class Endpoint(Model, frozen=True, kw_only=True):
     """One endpoint. Conditions with Kubernetes' defaults: ready when absent, serving like ready, not
     terminating.
 
-    ``zones`` and ``nodes`` are the topology hints: zones and nodes whose traffic should come here.
+    ``address`` is the first of the object's: the others mean nothing (discovery/v1 Endpoint.addresses). ``zones``
+    and ``nodes`` are the topology hints: zones and nodes whose traffic should come here. ``is_pod``: of the object
+    behind it, which nobody asks for, that it is a pod.
     """
 
-    addresses: tuple[str, ...]
+    address: str
     ready: bool = True
     serving: bool = True
     terminating: bool = False
@@ -271,7 +265,7 @@ class Endpoint(Model, frozen=True, kw_only=True):
     zone: str = ""
     zones: tuple[str, ...] = field(name="hintZones", default=())
     nodes: tuple[str, ...] = field(name="hintNodes", default=())
-    target_ref: TargetRef | None = None
+    is_pod: bool = False
 
 
 class EndpointSlice(Model, frozen=True, kw_only=True):

@@ -249,8 +249,6 @@ class _Hints(_Wire, frozen=True):
 
 class _TargetRef(_Wire, frozen=True):
     kind: str | None = None
-    namespace: str | None = None
-    name: str | None = None
 
 
 class _Endpoint(_Wire, frozen=True):
@@ -450,10 +448,10 @@ def _service(wire: _Service) -> kube.Service:
 
 
 def _endpoint(wire: _Endpoint) -> kube.Endpoint:
-    conditions, hints, ref = wire.conditions or _Conditions(), wire.hints or _Hints(), wire.target_ref
+    conditions, hints = wire.conditions or _Conditions(), wire.hints or _Hints()
     ready = conditions.ready is not False  # absent means ready (discovery/v1 EndpointConditions)
     return kube.Endpoint(
-        addresses=wire.addresses or (),
+        address=wire.addresses[0] if wire.addresses else "",
         ready=ready,
         serving=ready if conditions.serving is None else conditions.serving,
         terminating=bool(conditions.terminating),
@@ -461,7 +459,7 @@ def _endpoint(wire: _Endpoint) -> kube.Endpoint:
         zone=wire.zone or "",
         zones=tuple(hint.name for hint in hints.for_zones or ()),
         nodes=tuple(hint.name for hint in hints.for_nodes or ()),
-        target_ref=None if ref is None else kube.TargetRef(ref.kind or "", ref.namespace or "", ref.name or ""),
+        is_pod=wire.target_ref is not None and wire.target_ref.kind == "Pod",
     )
 
 

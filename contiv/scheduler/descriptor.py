@@ -46,7 +46,10 @@ class Dependency(Struct, frozen=True, gc=False):
 
 def lasting(needs: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
     """Those that hold for as long as the value is there."""
-    return needs if all(need.lasting for need in needs) else tuple(need for need in needs if need.lasting)
+    for need in needs:
+        if not need.lasting:
+            return tuple([need for need in needs if need.lasting])
+    return needs  # almost always, and asked for every value
 
 
 class Actual(Struct, Generic[V, M], frozen=True):

@@ -17,7 +17,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from contiv.errors import SchedulerError
-from contiv.scheduler.descriptor import Dependency, Value, lasting
+from contiv.scheduler.descriptor import AnyDescriptor, Dependency, Value, lasting
 from contiv.scheduler.errors import BlockedError, InterruptedOperationError, OperationError, PendingError
 from contiv.scheduler.graph import Graph
 from contiv.scheduler.metadata import Metadata
@@ -47,8 +47,7 @@ class Execution(Struct, frozen=True):
 class _Turns:
     """Holds creates back until those of the descriptors that their own names in ``create_after`` are over."""
 
-    def __init__(self, registry: Registry, operations: Sequence[Operation]) -> None:
-        descriptors = [registry.find(operation.key) for operation in operations]
+    def __init__(self, operations: Sequence[Operation], descriptors: Sequence[AnyDescriptor]) -> None:
         self._first = {
             index: descriptor.create_after
             for index, (operation, descriptor) in enumerate(zip(operations, descriptors, strict=True))
@@ -65,6 +64,8 @@ class _Turns:
 
     def admit(self, indexes: Iterable[int]) -> list[int]:
         """Those that may start; the others are held."""
+        if not any(self._left.values()):
+            return list(indexes)
         admitted: list[int] = []
         for index in indexes:
             (self._held if self._waits(index) else admitted).append(index)
@@ -121,7 +122,8 @@ class Executor:
         for index, operation in enumerate(operations):
             for earlier in operation.after:
                 followers.setdefault(earlier, []).append(index)
-        turns = _Turns(self._registry, operations)
+        descriptors = [self._registry.find(operation.key) for operation in operations]
+        turns = _Turns(operations, descriptors)
         ready = deque(turns.admit(index for index, count in enumerate(waiting) if not count))
         running = 0
 
@@ -150,13 +152,14 @@ class Executor:
                 ready.extend(turns.release())
             while ready and running < self._concurrency_max:
                 index = ready.popleft()
-                name, at_once = self._bulk(operations[index])
-                if at_once <= 1:
+                descriptor = descriptors[index]
+                if descriptor.create_at_once <= 1 or operations[index].verb is not Verb.CREATE:
                     spawn([index])
                     continue
-                together.setdefault(name, []).append(index)
-                if len(together[name]) == at_once:
-                    spawn(together.pop(name))
+                batch = together.setdefault(descriptor.name, [])
+                batch.append(index)
+                if len(batch) == descriptor.create_at_once:
+                    spawn(together.pop(descriptor.name))
             for batch in together.values():
                 spawn(batch)
 
@@ -168,11 +171,6 @@ class Executor:
         async with asyncio.TaskGroup() as group:
             start()
         assert len(executions) == len(operations), "an operation was planned and never started"
-
-    def _bulk(self, operation: Operation) -> tuple[str, int]:
-        """The descriptor's name, and with how many others of it the operation may go in one call."""
-        descriptor = self._registry.find(operation.key)
-        return descriptor.name, descriptor.create_at_once if operation.verb is Verb.CREATE else 1
 
     def _interrupted(self, operation: Operation) -> Execution:
         error = InterruptedOperationError(operation.key, operation.verb)
@@ -258,7 +256,7 @@ class Executor:
         return [
             need
             for need in needs
-            if not self._actual.met(need, without=self._dubious if moves or len(need.keys) > 1 else ())
+            if not self._actual.met(need, without=self._dubious if moves or len(need.any_of) > 1 else ())
         ]
 
     async def _apply(self, operation: Operation) -> None:

@@ -82,7 +82,7 @@ def order(decisions: Decisions) -> tuple[tuple[Operation, ...], tuple[str, ...]]
 
 def _operation(decisions: Decisions, node: str, waits: _Waits, position: Mapping[str, int], *, wave: int) -> Operation:
     before = waits.get(node)
-    after = tuple(sorted({position[earlier] for earlier in before})) if before else ()
+    after = _positions(before, position) if before else ()
     leaves = node.startswith(_GONE)
     key = node[1:] if leaves else node
     reason = decisions.removed.get(key, "")
@@ -92,6 +92,11 @@ def _operation(decisions: Decisions, node: str, waits: _Waits, position: Mapping
     if key in decisions.updates:
         return Operation(key, Verb.UPDATE, decisions.actual.values[key], desired, after, wave, reason)
     return Operation(key, Verb.CREATE, None, desired, after, wave, reason)
+
+
+def _positions(nodes: Sequence[str], position: Mapping[str, int]) -> tuple[int, ...]:
+    """In order, each once."""
+    return (position[nodes[0]],) if len(nodes) == 1 else tuple(sorted({position[node] for node in nodes}))
 
 
 def _order_removals(decisions: Decisions, waits: _Waits) -> set[str]:

@@ -74,7 +74,8 @@ class _Planner:
         self._removed: dict[str, str] = {}  # key -> why
         self._returning: set[str] = set()  # removed keys that come back, and removed keys that rest on such
         self._updates: set[str] = set()
-        self._wanted: set[str] = set()  # to be created or updated
+        # To be created or updated; a dictionary for its order, as thousands of keys are sorted more than once.
+        self._wanted: dict[str, None] = {}
         self._rank: dict[str, int] = {}  # those of _wanted whose dependencies will be met, in a possible order
 
     def plan(self, touched: set[str]) -> Plan:
@@ -93,13 +94,15 @@ class _Planner:
         operations, stuck = order(self._decisions())
         if stuck:
             self._cycles.append(stuck)
-        pending = {key: self._unmet(key) for key in sorted(self._wanted - self._rank.keys()) if key not in self._cyclic}
+        pending = {
+            key: self._unmet(key) for key in sorted(self._wanted.keys() - self._rank.keys()) if key not in self._cyclic
+        }
         return Plan(operations, pending, tuple(self._cycles), tuple(self._adopted))
 
     def _classify(self, touched: set[str], broken: set[str]) -> None:
         """Judge each touched key alone."""
         self._removed, self._returning, self._updates = {}, set(), set()
-        self._wanted, self._adopted = set(), []
+        self._wanted, self._adopted = {}, []
         for key in sorted(touched):
             desired, actual = self._desired.values.get(key), self._actual.values.get(key)
             change = diff(self._registry.find(key), key, desired=desired, actual=actual)
@@ -107,7 +110,7 @@ class _Planner:
                 self._removed[key] = "unwanted"
                 continue
             if change is Change.CREATE:
-                self._wanted.add(key)
+                self._wanted[key] = None
                 continue
             if actual is None:
                 continue
@@ -121,12 +124,12 @@ class _Planner:
                 self._updates.add(key)
             elif desired != actual:
                 self._adopted.append(key)
-        self._wanted |= self._updates
+        self._wanted |= dict.fromkeys(self._updates)
 
     def _remove_returning(self, key: str, reason: str) -> None:
         self._removed[key] = reason
         self._returning.add(key)
-        self._wanted.add(key)
+        self._wanted[key] = None
 
     def _spread_removal(self) -> None:
         """Remove what rests on removed keys; carry upwards that something below comes back."""
@@ -145,7 +148,7 @@ class _Planner:
                     if comes_back:
                         self._returning.add(key)
                     if key in self._desired:
-                        self._wanted.add(key)
+                        self._wanted[key] = None
                     work.append(key)
 
     def _stands(self, key: str) -> bool:
@@ -167,14 +170,15 @@ class _Planner:
         work = sorted(self._wanted, reverse=True)
         while work:
             key = work.pop()
-            if key in self._rank or key in self._cyclic or self._unmet(key):
+            if key in self._rank or key in self._cyclic or not self._met(key):
                 continue
             self._rank[key] = len(self._rank)
-            for dependent in sorted(self._desired.dependents(key), reverse=True):
+            dependents = self._desired.dependents(key)
+            for dependent in sorted(dependents, reverse=True) if dependents else ():
                 if dependent in self._wanted:
                     work.append(dependent)
                 elif dependent not in self._actual and dependent in self._desired:
-                    self._wanted.add(dependent)
+                    self._wanted[dependent] = None
                     work.append(dependent)
                 elif dependent in self._unsettled:
                     late.add(dependent)
@@ -182,6 +186,12 @@ class _Planner:
 
     def _unmet(self, key: str) -> tuple[Dependency, ...]:
         return tuple([n for n in self._needs(key) if not self._any_available(n)])
+
+    def _met(self, key: str) -> bool:
+        for need in self._needs(key):  # noqa: SIM110 - asked twice for every value of a resync
+            if not self._any_available(need):
+                return False
+        return True
 
     def _needs(self, key: str) -> tuple[Dependency, ...]:
         """What the wanted value needs; one that is there already does not wait for what a creation waits for."""
@@ -199,7 +209,7 @@ class _Planner:
 
     def _find_cycle(self) -> bool:
         """Find circles through keys that could not be ranked and through keys that an update ties anew."""
-        starts = sorted((self._wanted - self._rank.keys()) | self._updates)
+        starts = sorted((self._wanted.keys() - self._rank.keys()) | self._updates)
         done: set[str] = set(self._cyclic)
         found = False
         for start in starts:

@@ -96,9 +96,9 @@ def operation_records(
         records.append(
             OperationRecord(
                 key=operation.key,
-                verb=operation.verb.value,
+                verb=operation.verb,
                 wave=operation.wave,
-                result=done.result.value if done else "planned",
+                result=done.result if done else "planned",
                 reason=operation.reason,
                 error=str(done.error) if done and done.error else "",
                 start_s=round(done.started - start, 6) if done else 0.0,

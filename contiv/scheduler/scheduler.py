@@ -308,7 +308,8 @@ class Scheduler:
             run.errors.extend(_failures(done).values())
         cycles = {key: CycleError(cycle) for cycle in run.plan.cycles for key in cycle}
         run.errors.extend(CycleError(cycle) for cycle in run.plan.cycles)
-        concerned = {*touched, *(op.key for op in run.plan.operations), *run.plan.pending, *cycles}
+        concerned = dict.fromkeys([op.key for op in run.plan.operations])  # almost sorted, which spares time
+        concerned |= dict.fromkeys((*touched, *run.plan.pending, *cycles))
         states: dict[str, KeyStatus] = {}
         for key in sorted(concerned):
             status = self._judge(run, key, failures.get(key) or cycles.get(key))

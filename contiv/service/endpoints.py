@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -20,21 +21,24 @@ from contiv.fastpath import hashing
 from contiv.model import kube
 from contiv.model.ip import Address, Network
 
-READY: Final = 1
-DRAINING: Final = 2
+READY: Final = hashing.READY
+DRAINING: Final = hashing.DRAINING
 """Not ready, but serving while it terminates."""
-LOCAL: Final = 4
-ZONE_HINTED: Final = 8
-ZONE: Final = 16
+LOCAL: Final = hashing.LOCAL
+ZONE_HINTED: Final = hashing.ZONE_HINTED
+ZONE: Final = hashing.ZONE
 """Hinted for this node's zone."""
-NODE_HINTED: Final = 32
-NODE: Final = 64
+NODE_HINTED: Final = hashing.NODE_HINTED
+NODE: Final = hashing.NODE
 """Hinted for this node."""
-SAME_ZONE: Final = 128
+SAME_ZONE: Final = hashing.SAME_ZONE
 
 PREFER_NODE: Final = "PreferSameNode"
 PREFER_ZONE: Final = frozenset({PREFER_NODE, "PreferSameZone", "PreferClose"})
 """core/v1 ServiceSpec.trafficDistribution; PreferClose is PreferSameZone's older name."""
+
+CASES: Final = 1024
+"""Different questions of who serves whose answers are kept: services ask few."""
 
 Choice = tuple[int, int]
 """Mask and value: an endpoint is chosen when its flags, masked, equal the value."""
@@ -58,7 +62,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     pods: Network
     services: Network
     networks: tuple[tuple[int, int], ...] = ()
-    """What ``Region`` counts, as ``hashing.read_ipv4`` takes it."""
+    """What ``Region`` counts, as ``hashing.read_endpoints`` takes it."""
 
     def __post_init__(self) -> None:
         parsed = (*_UNFIT, self.services, self.own_pods, self.pods)
@@ -105,37 +109,37 @@ def parse(slice_: kube.EndpointSlice, place: Place) -> Slice | None:
         return None
     version: Literal[4, 6] = 4 if slice_.address_type == "IPv4" else 6
     endpoints = slice_.endpoints
-    texts = [each.addresses[0] if each.addresses else "" for each in endpoints]
-    packed, regions = hashing.read_ipv4(texts, place.networks) if version == 4 else _read_ipv6(texts, place)
+    packed, regions = hashing.read_endpoints(endpoints, place.networks) if version == 4 else _read_ipv6(endpoints)
     faults: tuple[Fault, ...] = ()
-    if any(map(_UNFIT_REGIONS.__contains__, regions)):
-        faults = tuple(_fault(slice_, number, text, regions[number]) for number, text in enumerate(texts))
+    if regions.translate(None, _FIT_REGIONS):
+        faults = tuple(_fault(slice_, number, each.address, regions[number]) for number, each in enumerate(endpoints))
         faults = tuple(fault for fault in faults if fault.reason)
-        fit = [number for number, region in enumerate(regions) if region not in _UNFIT_REGIONS]
+        fit = [number for number, region in enumerate(regions) if region in _FIT_REGIONS]
         size = 4 if version == 4 else 16
         packed = b"".join(packed[number * size : (number + 1) * size] for number in fit)
         regions = bytes(regions[number] for number in fit)
         endpoints = tuple(endpoints[number] for number in fit)
-    own = _own(packed, regions, version, place)
-    flags = bytes([_flags(each, here, place) for each, here in zip(endpoints, own, strict=True)])
+    foreign = Region.ELSEWHERE in regions
+    own = _own(packed, regions, place) if foreign else regions.translate(_OWN_PODS)
+    flags = hashing.endpoint_flags(endpoints, own, place.node, place.zone)
     return Slice(
         version=version,
         addresses=packed,
         flags=flags,
         kinds=bytes(sorted(set(flags))),
         ports=slice_.ports,
-        foreign=Region.ELSEWHERE in regions,
-        strangers=tuple(_strangers(endpoints, regions)),
+        foreign=foreign,
+        strangers=tuple(_strangers(endpoints, regions)) if foreign else (),
         faults=faults,
     )
 
 
-def _read_ipv6(texts: list[str], place: Place) -> tuple[bytes, bytes]:
-    """As ``hashing.read_ipv4``. The pod subnet is IPv4's, so that all are elsewhere."""
+def _read_ipv6(endpoints: Iterable[kube.Endpoint]) -> tuple[bytes, bytes]:
+    """As ``hashing.read_endpoints``. The pod subnet is IPv4's, so that all are elsewhere."""
     packed, regions = bytearray(), bytearray()
-    for text in texts:
+    for endpoint in endpoints:
         try:
-            address = Address.parse(text)
+            address = Address.parse(endpoint.address)
         except ValueError:
             address = None
         readable = address is not None and address.version == 6
@@ -144,7 +148,8 @@ def _read_ipv6(texts: list[str], place: Place) -> tuple[bytes, bytes]:
     return bytes(packed), bytes(regions)
 
 
-_UNFIT_REGIONS: Final = frozenset({*range(Region.OWN_PODS), hashing.UNREADABLE})
+_FIT_REGIONS: Final = bytes((Region.OWN_PODS, Region.PODS, Region.ELSEWHERE))
+_OWN_PODS: Final = bytes(region == Region.OWN_PODS for region in range(256))
 
 
 def _fault(slice_: kube.EndpointSlice, number: int, text: str, region: int) -> Fault:
@@ -162,37 +167,19 @@ def _fault(slice_: kube.EndpointSlice, number: int, text: str, region: int) -> F
 
 def _strangers(endpoints: Iterable[kube.Endpoint], regions: bytes) -> Iterator[str]:
     """The addresses that a pod is said to have, outside of the pod subnet."""
-    if Region.ELSEWHERE in regions:
-        for endpoint, region in zip(endpoints, regions, strict=True):
-            if region == Region.ELSEWHERE and endpoint.target_ref is not None and endpoint.target_ref.kind == "Pod":
-                yield endpoint.addresses[0]
+    for endpoint, region in zip(endpoints, regions, strict=True):
+        if region == Region.ELSEWHERE and endpoint.is_pod:
+            yield endpoint.address
 
 
-def _own(packed: bytes, regions: bytes, version: Literal[4, 6], place: Place) -> Iterable[bool]:
-    """Which addresses are this node's or its pods'."""
-    if version == 4 and Region.ELSEWHERE not in regions:
-        return map(Region.OWN_PODS.__eq__, regions)
-    size = 4 if version == 4 else 16
-    addresses = (Address(version, int.from_bytes(packed[at : at + size], "big")) for at in range(0, len(packed), size))
-    return [
-        region == Region.OWN_PODS or address in place.own_addresses
-        for address, region in zip(addresses, regions, strict=True)
-    ]
-
-
-def _flags(endpoint: kube.Endpoint, own: bool, place: Place) -> int:
-    """``own``: its address is here, which counts where it names no node."""
-    flags = READY if endpoint.ready else DRAINING if endpoint.serving and endpoint.terminating else 0
-    node, zone = endpoint.node_name, endpoint.zone
-    if node == place.node if node else own:
-        flags |= LOCAL
-    if zone and zone == place.zone:
-        flags |= SAME_ZONE
-    if endpoint.zones:
-        flags |= ZONE_HINTED | (ZONE if place.zone in endpoint.zones else 0)
-    if endpoint.nodes:
-        flags |= NODE_HINTED | (NODE if place.node in endpoint.nodes else 0)
-    return flags
+def _own(packed: bytes, regions: bytes, place: Place) -> bytes:
+    """Which addresses are this node's or its pods', a byte each."""
+    size = len(packed) // len(regions)
+    own = {address.packed for address in place.own_addresses}
+    return bytes(
+        region == Region.OWN_PODS or packed[number * size : (number + 1) * size] in own
+        for number, region in enumerate(regions)
+    )
 
 
 def choose(kinds: Iterable[int], *, local: bool, publish_not_ready: bool, distribution: str) -> Choice | None:
@@ -201,7 +188,11 @@ def choose(kinds: Iterable[int], *, local: bool, publish_not_ready: bool, distri
     ``local``: a traffic policy Local, this node's alone. ``publish_not_ready``: readiness does not count.
     ``distribution`` is the service's trafficDistribution; it speaks where the slices carry no hints.
     """
-    kinds = list(kinds)
+    return _choose(bytes(kinds), local, publish_not_ready, distribution)
+
+
+@lru_cache(maxsize=CASES)
+def _choose(kinds: bytes, local: bool, publish_not_ready: bool, distribution: str) -> Choice | None:
     scope = LOCAL if local else 0
     ready = 0 if publish_not_ready else READY
     usable = [kind for kind in kinds if kind & ready == ready and kind & scope == scope]

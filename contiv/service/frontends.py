@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from itertools import product
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -32,6 +33,7 @@ VXLAN_PORT: Final = 4789
 """RFC 7348 section 5."""
 LOCAL_POLICY: Final = "Local"
 POD: Final = "Pod "
+_KIND: Final = attrgetter("kind")
 
 
 class Kind(IntEnum):
@@ -150,14 +152,16 @@ def claims_of(service: kube.Service, node: NodeView) -> tuple[tuple[Claim, ...],
     if service.headless or service.type == "ExternalName":
         return (), ()
     faults: list[Fault] = []
-    addresses = _cluster_ips(service, node, faults) + _external(service, node, faults)
+    addresses = _cluster_ips(service, node, faults)
+    if service.external_ips or service.type == "LoadBalancer":
+        addresses += _external(service, node, faults)
     claims: list[Claim] = []
     for index, port in enumerate(service.ports):
         protocol = PROTOCOLS.get(port.protocol)
         if protocol is None:
             faults.append(_fault(service, f"ports[{index}].protocol", f"{port.protocol} is none of TCP, UDP, SCTP"))
             continue
-        claims.extend(Claim(kind, address, port.port, protocol, index) for kind, address in addresses)
+        claims += [Claim(kind, address, port.port, protocol, index) for kind, address in addresses]
         if port.node_port and service.type in ("NodePort", "LoadBalancer"):
             claims.extend(
                 Claim(Kind.NODE_PORT, address, port.node_port, protocol, index) for address in node.own_addresses
@@ -169,7 +173,8 @@ def claims_of(service: kube.Service, node: NodeView) -> tuple[tuple[Claim, ...],
             if address.version == node.host.version
         )
     claims = _free(service, claims, node, faults)
-    return tuple(sorted(claims, key=lambda claim: claim.kind)), tuple(faults)
+    claims.sort(key=_KIND)
+    return tuple(claims), tuple(faults)
 
 
 def _host_ports(service: PodPorts, node: NodeView) -> tuple[tuple[Claim, ...], tuple[Fault, ...]]:
@@ -245,14 +250,14 @@ def _cluster_ips(service: kube.Service, node: NodeView, faults: list[Fault]) -> 
     found: list[tuple[int, Address]] = []
     for number, text in enumerate(service.cluster_ips):
         address = _parsed(text)
-        where = f"clusterIPs[{number}]"
         if address is None:
-            faults.append(_fault(service, where, f"{text!r} is no IP address"))
-        else:
-            found.append((Kind.CLUSTER_IP, address))
-            if address.version == node.services.version and address not in node.services:
-                reason = f"{text} lies outside of the service CIDR {node.services}, so that hosts do not reach it"
-                faults.append(_fault(service, where, f"{reason}; set ipamConfig.serviceCIDR as the API server has it"))
+            faults.append(_fault(service, f"clusterIPs[{number}]", f"{text!r} is no IP address"))
+            continue
+        found.append((Kind.CLUSTER_IP, address))
+        if address not in node.services and address.version == node.services.version:
+            reason = f"{text} lies outside of the service CIDR {node.services}, so that hosts do not reach it"
+            remedy = "set ipamConfig.serviceCIDR as the API server has it"
+            faults.append(_fault(service, f"clusterIPs[{number}]", f"{reason}; {remedy}"))
     return found
 
 

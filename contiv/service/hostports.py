@@ -52,6 +52,6 @@ def pod_ports(pod: kube.Pod, node: str) -> tuple[PodPorts, kube.EndpointSlice] |
             kube.EndpointPort(name=str(index), protocol=port.protocol, port=port.port)
             for index, port in enumerate(ports)
         ),
-        endpoints=(kube.Endpoint(addresses=(address,), node_name=node),),
+        endpoints=(kube.Endpoint(address=address, node_name=node),),
     )
     return service, slice_

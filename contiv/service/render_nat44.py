@@ -48,7 +48,8 @@ ICMP_S: Final = 60
 WEIGHT_AT: Final = 6
 """Where a record's weight stands: behind the address and port."""
 _RECORD: Final = struct.Struct(">IHBI")
-_DOUBLE: Final = bytes(min(2 * weight, 255) for weight in range(256))
+_ROOM: Final = vpp.NAT_BACKENDS_MAX * vpp.NAT_LOCAL_SIZE
+_STEADY: Final = bytes(kind for kind in range(256) if not kind & DRAINING)
 
 
 class Nat44Renderer:
@@ -144,17 +145,16 @@ class Nat44Renderer:
     def _records(self, answer: Serving, node: NodeView) -> bytes:
         if answer.answer is Answer.DROP:
             return b""
-        return _doubled(self._pack(answer.parts, answer.choice, node))
+        # shares stay; of weights like these the lowest bit does not matter
+        return hashing.double_weights(self._pack(answer.parts, answer.choice, node), vpp.NAT_BACKENDS_MAX)
 
     def _pack(self, parts: tuple[Part, ...], choice: Choice, node: NodeView) -> bytes:
         """As many as one mapping can take; of more, the node's consistent share."""
+        weight = self.options.local_weight
         packed = hashing.pack_backends(
-            [(part.slice.addresses, part.slice.flags, part.port) for part in parts],
-            *choice,
-            heavy=LOCAL,
-            weight=self.options.local_weight,
+            [(part.slice.addresses, part.slice.flags, part.port) for part in parts], *choice, heavy=LOCAL, weight=weight
         )
-        if self.options.local_weight == 1 and len(packed) <= vpp.NAT_BACKENDS_MAX * vpp.NAT_LOCAL_SIZE:
+        if weight == 1 and len(packed) <= _ROOM:
             return packed
         return hashing.bound_backends(packed, hashing.fingerprint(node.name.encode()), vpp.NAT_BACKENDS_MAX)
 
@@ -162,7 +162,7 @@ class Nat44Renderer:
 def _with_draining(records: bytes, answer: Serving) -> bytes:
     """The backends, and with weight 0 those that end and are not among them, as far as there is room."""
     _, want = answer.choice
-    if not want & READY or all(not kind & DRAINING for part in answer.parts for kind in part.slice.kinds):
+    if not want & READY or not _drain(answer.parts):
         return records
     draining = DRAINING | want & LOCAL
     ending = hashing.pack_backends(
@@ -176,6 +176,14 @@ def _with_draining(records: bytes, answer: Serving) -> bytes:
     return b"".join(found[key] for key in sorted(found))
 
 
+def _drain(parts: Iterable[Part]) -> bool:
+    """Whether some endpoint does."""
+    for part in parts:  # noqa: SIM110 - asked for every service, and mostly there is one part
+        if part.slice.kinds.translate(None, _STEADY):
+            return True
+    return False
+
+
 def _starts(records: bytes) -> range:
     return range(0, len(records), vpp.NAT_LOCAL_SIZE)
 
@@ -184,16 +192,6 @@ def _drops(claim: Claim, node: NodeView) -> bool:
     """Whether a route can drop the claim's traffic: a node's own address has other uses, and VPP answers nothing on
     a port of it that nobody has."""
     return claim.kind not in (Kind.NODE_PORT, Kind.HEALTH_CHECK) and not node.belongs_to_nodes(claim.address)
-
-
-def _doubled(records: bytes) -> bytes:
-    """The same shares with weights of which the lowest bit does not matter, as long as a mapping can take them."""
-    weights = records[WEIGHT_AT :: vpp.NAT_LOCAL_SIZE]
-    if 2 * sum(weights) > vpp.NAT_BACKENDS_MAX:
-        return records
-    doubled = bytearray(records)
-    doubled[WEIGHT_AT :: vpp.NAT_LOCAL_SIZE] = weights.translate(_DOUBLE)
-    return bytes(doubled)
 
 
 def _unpack(records: bytes) -> Iterator[Backend]:

@@ -103,19 +103,19 @@ def serving(service: kube.Service, claim: Claim, slices: Sequence[Slice], node: 
     policy = service.external_traffic_policy if external else service.internal_traffic_policy
     local = policy == LOCAL_POLICY
     port = service.ports[claim.index]
-    parts = tuple(
+    parts = [
         Part(each, endpoint.port)
         for each in slices
         if each.version == claim.address.version
         for endpoint in each.ports
         if endpoint.port and endpoint.name == port.name and endpoint.protocol == port.protocol
-    )
-    kinds = parts[0].slice.kinds if len(parts) == 1 else {kind for part in parts for kind in part.slice.kinds}
+    ]
+    kinds = parts[0].slice.kinds if len(parts) == 1 else sorted({kind for part in parts for kind in part.slice.kinds})
     ready = service.publish_not_ready_addresses
     wish = service.traffic_distribution
     choice = choose(kinds, local=local, publish_not_ready=ready, distribution=wish)
     if choice is not None:
-        return Serving(Answer.SERVE, parts, choice, external and not local)
+        return Serving(Answer.SERVE, tuple(parts), choice, external and not local)
     if local and choose(kinds, local=False, publish_not_ready=ready, distribution="") is not None:
         return Serving(Answer.DROP)
     return Serving(Answer.REFUSE, (_host(node, REFUSING_PORT),), hide_client=True)

@@ -245,8 +245,14 @@ class ServiceState:
 
     def _put_slice(self, key: str, slice_: kube.EndpointSlice) -> None:
         parsed = parse(slice_, self._place)
-        if parsed is not None:
-            self._slices.setdefault(_owner(slice_), {})[key] = parsed
+        if parsed is None:
+            return
+        owner = _owner(slice_)
+        others = self._slices.get(owner)
+        if others is None:
+            self._slices[owner] = {key: parsed}
+        else:
+            others[key] = parsed
 
     def _put_pods(self, pods: Iterable[kube.Pod]) -> dict[str, kube.Service]:
         """Take in the endpoints of pods with host ports here; returns the services that they are, by name."""
@@ -300,7 +306,7 @@ class ServiceState:
             found += wrong
             if not any(each.version == 4 for each in ranges):  # nobody is let in, not everybody
                 able = [claim for claim in able if claim.kind != Kind.LOAD_BALANCER]
-        return _Entry(service, tuple(able), tuple(dict.fromkeys(found)))
+        return _Entry(service, tuple(able), tuple(dict.fromkeys(found)) if found else ())
 
     def _claim(self, name: str, claims: Iterable[Claim]) -> set[str]:
         """Enter claims; returns the services that may have lost one."""
@@ -340,14 +346,15 @@ class ServiceState:
 
         A health check on the host's own address needs no translation; its claim only keeps others away.
         """
-        held: dict[FrontendKey, Claim] = {}
         entry = self._entries.get(name)
-        for claim in entry.claims if entry is not None else ():
-            key = claim.key
-            if claim.kind == Kind.HEALTH_CHECK and claim.address == self.node.host:
-                continue
-            if self._claimants[key][0] == (claim.kind, name):
-                held.setdefault(key, claim)
+        claims = entry.claims if entry is not None else ()
+        mine = [claim for claim in claims if self._claimants[claim.key][0] == (claim.kind, name)]
+        if len(mine) == 1 and mine[0].kind != Kind.HEALTH_CHECK:
+            return mine
+        held: dict[FrontendKey, Claim] = {}
+        for claim in mine:
+            if claim.kind != Kind.HEALTH_CHECK or claim.address != self.node.host:
+                held.setdefault(claim.key, claim)
         return list(held.values())
 
     # ------------------------------------------------------------------ rendering

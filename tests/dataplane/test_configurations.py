@@ -206,7 +206,7 @@ def a_service(dice: random.Random, number: int, pods: Sequence[kube.Pod]) -> lis
         session_affinity=dice.choice(("None", "None", "ClientIP")),
         session_affinity_timeout_s=600,
     )
-    endpoints = tuple(kube.Endpoint(addresses=pod.pod_ips, node_name=pod.node_name) for pod in chosen)
+    endpoints = tuple(kube.Endpoint(address=pod.pod_ips[0], node_name=pod.node_name) for pod in chosen)
     slice_ = kube.EndpointSlice(
         namespace="default",
         name=f"{name}-a",

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contiv.fastpath import hashing
+from contiv.model import kube
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -247,3 +248,35 @@ def test_bounded_backends_differ_by_node_and_stay_the_same() -> None:
 def test_half_a_record_is_refused() -> None:
     with pytest.raises(ValueError, match="whole records"):
         hashing.bound_backends(bytes(12), 0, 1)
+
+
+def test_flags_of_endpoints_are_those_of_this_node_and_zone() -> None:
+    seen = [
+        kube.Endpoint(address="10.1.1.2"),
+        kube.Endpoint(address="10.1.1.3", node_name="here", zone="a", zones=("a", "b"), nodes=("there",)),
+        kube.Endpoint(address="10.1.1.4", node_name="there", ready=False, terminating=True, zones=("b",)),
+    ]
+    flags = hashing.endpoint_flags(seen, bytes((1, 0, 1)), "here", "a")
+    hinted = hashing.ZONE_HINTED | hashing.NODE_HINTED
+    assert flags[0] == hashing.READY | hashing.LOCAL
+    assert flags[1] == hashing.READY | hashing.LOCAL | hashing.SAME_ZONE | hinted | hashing.ZONE
+    assert flags[2] == hashing.DRAINING | hashing.ZONE_HINTED
+    assert hashing.endpoint_flags([], b"", "here", "") == b""
+    with pytest.raises(ValueError, match="one each"):
+        hashing.endpoint_flags(seen, bytes(2), "here", "a")
+
+
+def test_addresses_of_endpoints_are_read_like_any_text() -> None:
+    texts = ["10.1.1.2", "", "10.2.0.1"]
+    networks = [(0x0A010000, 0xFFFF0000)]
+    seen = [kube.Endpoint(address=text) for text in texts]
+    assert hashing.read_endpoints(seen, networks) == hashing.read_ipv4(texts, networks)
+
+
+@given(st.lists(st.integers(0, 127), max_size=12), st.integers(0, 255))
+def test_weights_are_doubled_as_far_as_the_limit_goes(weights: list[int], limit: int) -> None:
+    records = b"".join(bytes(6) + bytes((weight,)) + bytes(4) for weight in weights)
+    doubled = hashing.double_weights(records, limit)
+    fits = 2 * sum(weights) <= limit
+    assert list(doubled[6 :: hashing.RECORD_SIZE]) == [weight * (2 if fits else 1) for weight in weights]
+    assert len(doubled) == len(records)

@@ -380,12 +380,12 @@ def test_a_slice_keeps_service_ports_topology_and_trigger_time():
         ),
         endpoints=(
             kube.Endpoint(
-                addresses=("10.1.1.2",),
+                address="10.1.1.2",
                 node_name="n1",
                 zone="z",
                 zones=("z",),
                 nodes=("n1",),
-                target_ref=kube.TargetRef("Pod", "default", "web-1"),
+                is_pod=True,
             ),
         ),
         trigger_time="2026-01-01T00:00:00Z",

@@ -48,7 +48,7 @@ def service(name: str = "web", ip: str = "10.96.0.10", *, ports: Any = (), **fie
 
 def endpoint(address: str, *, node: str = "", **fields: Any) -> kube.Endpoint:
     """An endpoint, ready if nothing else is said."""
-    return kube.Endpoint(addresses=(address,), node_name=node, **fields)
+    return kube.Endpoint(address=address, node_name=node, **fields)
 
 
 def slice_(*endpoints: kube.Endpoint, of: str = "web", name: str = "", **fields: Any) -> kube.EndpointSlice:

@@ -495,9 +495,8 @@ def test_sctp_and_ipv6_are_refused_in_words_and_the_rest_serves() -> None:
 
 
 def test_a_pods_endpoint_outside_of_the_pod_subnet_is_reported_unless_it_is_a_nodes() -> None:
-    ref = kube.TargetRef(kind="Pod", namespace="default", name="p")
-    stray = endpoint("198.51.100.5", target_ref=ref)
-    on_host = endpoint("192.168.16.2", target_ref=ref)
+    stray = endpoint("198.51.100.5", is_pod=True)
+    on_host = endpoint("192.168.16.2", is_pod=True)
     held, desired = state(service(), slice_(stray, on_host))
     assert len(backends(desired[nat("10.96.0.10")])) == 2
     (reason,) = faults(held).values()

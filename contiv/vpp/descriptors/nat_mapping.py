@@ -117,10 +117,12 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
             else:
                 sound[key] = value
         results |= await self._add(sound)
+        standing: dict[str, model.NatMapping] = {}
         for key, made in results.items():
             if not isinstance(made, BaseException):
                 self._users.put(key, sound[key])
-        standing = {key: sound[key] for key, made in results.items() if _exists(made)}
+            elif _exists(made):
+                standing[key] = sound[key]
         if standing:
             ours = await self._remove_ours(standing)
             results |= await self._add(ours)
