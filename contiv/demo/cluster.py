@@ -37,6 +37,9 @@ API_READY_S: Final = 20.0
 NODES_READY_S: Final = 60.0
 PODS_READY_S: Final = 60.0
 WITHDRAW_S: Final = 20.0
+LEASES_S: Final = 60.0
+"""VPP's DHCP client waits ever longer before it asks again."""
+LEASES_POLL_S: Final = 0.1
 NODES_MAX: Final = 64
 STUCK_SHOWN: Final = 10
 
@@ -215,10 +218,16 @@ class DemoCluster:
         return outside.ADDRESS.address
 
     async def route_outside(self) -> None:
-        """Let the host outside know the way to the pods of every node."""
+        """Let the host outside know the way to the pods of every node, once all of them have an address."""
         if self.outside is not None:
-            async with await Etcd.connect([self.etcd]) as etcd:
-                await self.outside.learn(etcd)
+            try:
+                async with asyncio.timeout(LEASES_S), await Etcd.connect([self.etcd]) as etcd:
+                    while True:
+                        if await self.outside.learn(etcd) == len(self.nodes):
+                            return
+                        await asyncio.sleep(LEASES_POLL_S)
+            except TimeoutError:
+                raise DemoError(f"not every node has an address on the wire after {LEASES_S:g} s") from None
 
     async def _stop_nodes(self) -> None:
         await asyncio.gather(*(node.stop() for node in self.nodes))

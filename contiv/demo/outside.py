@@ -85,8 +85,8 @@ class Outside:
         temporary.write_text(json.dumps(terms))
         temporary.rename(self._terms)
 
-    async def learn(self, etcd: Etcd) -> None:
-        """Route each node's pods to the node, by the addresses that the nodes have claimed."""
+    async def learn(self, etcd: Etcd) -> int:
+        """Route each node's pods to the node, by the addresses that the nodes have claimed; how many have one."""
         claims = parse_claims(
             {key: record.value for key, record in (await etcd.get_prefix(keys.NODE_IDS)).records.items()}
         )
@@ -97,6 +97,7 @@ class Outside:
             if claim.uplink
         )
         await self._workers.inside(self.netns, lambda: _route(ways))
+        return len(ways)
 
     async def stop(self) -> None:
         """End the DHCP server; the namespace goes with the run directory."""

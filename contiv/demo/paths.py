@@ -27,7 +27,7 @@ TCP_FLOOR: Final = 1e6
 """Bits per second. Less is no slow path but a broken one: large segments that do not get through, so that only what is
 sent again in small pieces arrives (250 kbit/s were seen with segmentation offload over VXLAN)."""
 RESOLVE_S: Final = 2.0
-"""For a neighbour outside of the cluster to be resolved; inside of it all of them are static."""
+"""For nodes and the host outside to know each other's link addresses; all others are static."""
 AT_ONCE: Final = 2
 """Pings that run at a time: enough to be quick, few enough not to measure each other."""
 
@@ -125,7 +125,7 @@ async def check(workers: Workers, paths: Sequence[Path], *, advance: Callable[[]
 
     async def pinged(path: Path) -> Outcome:
         async with room:
-            if path.target.kind == "outside":  # VPP drops what makes it ask by ARP (ip4-glean)
+            if path.source.node != path.target.node:  # VPP drops what makes it ask a neighbour by ARP (ip4-glean)
                 await probe.first_reply(workers, path.source.netns, path.target.address, timeout_s=RESOLVE_S)
             pings = await probe.ping(workers, path.source.netns, path.target.address, count=PINGS)
         advance()
