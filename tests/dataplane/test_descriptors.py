@@ -18,6 +18,7 @@ from contiv.vpp.descriptors import FibSource, Interfaces, descriptors
 
 pytestmark = pytest.mark.root
 ROUNDS = 12
+BRIDGE = ("vpp/bridge-domain/7", "vpp/bridge-member/bvi")
 
 
 def address(text: str) -> Address:
@@ -151,4 +152,27 @@ async def test_drift_made_by_hand_is_mended_by_a_resync(node: Node, vpp: contiv.
     outcome = await scheduler.commit(Txn(resync=Resync.DOWNSTREAM))
     assert not outcome.errors
     assert (await scheduler.inspect()).empty
+    await scheduler.commit(Txn({}, resync=Resync.FULL))
+
+
+async def test_a_domain_that_a_late_member_made_gives_way_and_another_owners_does_not(
+    node: Node, vpp: contiv.vpp.Vpp
+) -> None:
+    scheduler = a_scheduler(vpp)
+    loopback = {key: UNIVERSE[key] for key in ("vpp/interface/bvi",)}
+    bridge = loopback | {key: UNIVERSE[key] for key in BRIDGE}
+    await scheduler.commit(Txn(dict(loopback), resync=Resync.FULL))
+    stranger = (await vpp.call("create_loopback")).sw_if_index
+    await vpp.call("sw_interface_set_l2_bridge", rx_sw_if_index=stranger, bd_id=7, port_type=0, shg=0, enable=True)
+    outcome = await scheduler.commit(Txn(dict(bridge)))
+    assert [error.key for error in outcome.errors] == ["vpp/bridge-domain/7"]
+    await vpp.call("delete_loopback", sw_if_index=stranger)
+
+    bvi = next(e.sw_if_index for e in await vpp.dump("sw_interface", sw_if_index=0xFFFFFFFF) if e.tag == "contiv:bvi")
+    await vpp.call("sw_interface_set_l2_bridge", rx_sw_if_index=bvi, bd_id=7, port_type=0, shg=0, enable=True)
+    outcome = await scheduler.commit(Txn(dict(bridge), resync=Resync.FULL))
+    assert not outcome.errors
+    assert (await scheduler.inspect()).empty
+    (domain,) = await vpp.dump("bridge_domain", bd_id=7, sw_if_index=0xFFFFFFFF)
+    assert (domain.bd_tag, domain.bvi_sw_if_index) == ("contiv:test", bvi)
     await scheduler.commit(Txn({}, resync=Resync.FULL))

@@ -57,7 +57,7 @@ def descriptors(api: Api, interfaces: Interfaces, source: FibSource) -> tuple[De
         DiversionDescriptor(api, interfaces),
         RouteDescriptor(api, interfaces, source),
         NeighbourDescriptor(api, interfaces),
-        BridgeDomainDescriptor(api),
+        BridgeDomainDescriptor(api, interfaces),
         BridgeMemberDescriptor(api, interfaces),
         L2FibDescriptor(api, interfaces),
         AclDescriptor(api, lists),

@@ -9,9 +9,11 @@ from contiv.model import vpp as model
 from contiv.scheduler.descriptor import Actual, Dependency, Descriptor
 from contiv.vpp.descriptors.base import NO_INDEX, OWNER, Api, Interfaces, remove
 from contiv.vpp.descriptors.layer3 import INTERFACE_DESCRIPTOR, on_interface
+from contiv.vpp.errors import VppApiError
 
 PORT_NORMAL: Final = 0
 PORT_BVI: Final = 1
+ALREADY_THERE: Final = "BD_ALREADY_EXISTS"
 
 
 class BridgeDomainDescriptor(Descriptor[model.BridgeDomain, None]):
@@ -20,11 +22,30 @@ class BridgeDomainDescriptor(Descriptor[model.BridgeDomain, None]):
     name = "vpp/bridge-domain"
     prefix = model.BRIDGE_DOMAIN
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, interfaces: Interfaces) -> None:
         self._api = api
+        self._interfaces = interfaces
 
     async def create(self, key: str, value: model.BridgeDomain) -> None:
-        await self._api.call("bridge_domain_add_del_v2", is_add=True, **_domain(value))
+        try:
+            await self._api.call("bridge_domain_add_del_v2", is_add=True, **_domain(value))
+        except VppApiError as error:
+            if error.name != ALREADY_THERE or not await self._remove_implied(value):
+                raise
+            await self._api.call("bridge_domain_add_del_v2", is_add=True, **_domain(value))
+
+    async def _remove_implied(self, value: model.BridgeDomain) -> bool:
+        """Remove a domain of this number that VPP made by itself, without a tag, when an interface of ours was put
+        into it: that call was meant for a VPP that had the domain, and met the next one. False: it is another's."""
+        found = await self._api.dump("bridge_domain", bd_id=value.bd_id, sw_if_index=NO_INDEX)
+        members = [member.sw_if_index for entry in found for member in entry.sw_if_details]
+        if any(entry.bd_tag for entry in found) or any(self._interfaces.name(index) is None for index in members):
+            return False
+        for index in members:
+            fields = {"rx_sw_if_index": index, "bd_id": value.bd_id, "port_type": PORT_NORMAL, "shg": 0}
+            await remove(self._api, "sw_interface_set_l2_bridge", enable=False, **fields)
+        await remove(self._api, "bridge_domain_add_del_v2", is_add=False, **_domain(value))
+        return True
 
     async def delete(self, key: str, value: model.BridgeDomain, metadata: None) -> None:
         await remove(self._api, "bridge_domain_add_del_v2", is_add=False, **_domain(value))
