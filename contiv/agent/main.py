@@ -16,7 +16,7 @@ import gc
 import re
 import signal
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +43,7 @@ from contiv.controller import Controller, DownstreamResync, Event, FullResync, S
 from contiv.controller.cluster import ClusterState
 from contiv.credentials import credentials
 from contiv.errors import NetworkError, VppError
+from contiv.linux import rcu
 from contiv.linux.descriptors import linux_descriptors
 from contiv.linux.netns import Workers
 from contiv.model.ip import Network
@@ -192,7 +193,7 @@ class _Agent:
         self.services = Services(config, self.network, vpp, self.interfaces, self._push)
         self.scheduler = Scheduler(
             [
-                *descriptors(vpp, self.interfaces, self.source),
+                *descriptors(vpp, self.interfaces, self.source, hurry=_hurry(config)),
                 *self.services.descriptors,
                 *linux_descriptors(workers),
             ]
@@ -335,6 +336,10 @@ class _Agent:
             uplink=self.network.me.uplink,
             vxlan=str(node.vxlan),
         )
+
+
+def _hurry(config: Config) -> Callable[[], AbstractContextManager[None]]:
+    return rcu.Expedition(Path(config.run_dir)).waiting if config.expedite_rcu else nullcontext
 
 
 async def _sooner(wanted: Coroutine[Any, Any, object], otherwise: Coroutine[Any, Any, object]) -> bool:

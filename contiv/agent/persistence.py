@@ -104,19 +104,24 @@ class Persistence:
         return known
 
     async def write(self, changes: Changes) -> None:
-        """Put and delete keys, for good: in the mirror, and in etcd now or later."""
+        """Put and delete keys, for good: in the mirror, and in etcd now or later; a pod waits for the slower one."""
         if self._etcd.connected and not self._unsent:
-            try:
-                async with asyncio.timeout(PATIENCE_S), self._turn:
-                    await self._etcd.write(changes)
-            except (StoreError, TimeoutError) as error:
-                log.warning("etcd gets pod attachments later", keys=len(changes), error=str(error) or "no answer")
-            else:
-                await self._mirror.write(changes)
+            delivered, _ = await asyncio.gather(self._deliver(changes), self._mirror.write(changes))
+            if delivered:
                 if self._mirror.problem is not None or self._behind:
                     await self._settle_behind()
                 return
         await self._put_off(changes)
+
+    async def _deliver(self, changes: Changes) -> bool:
+        """Whether etcd took them within the time that a pod waits."""
+        try:
+            async with asyncio.timeout(PATIENCE_S), self._turn:
+                await self._etcd.write(changes)
+        except (StoreError, TimeoutError) as error:
+            log.warning("etcd gets pod attachments later", keys=len(changes), error=str(error) or "no answer")
+            return False
+        return True
 
     async def settle(self) -> None:
         """Give etcd what it has not heard of, for ever."""

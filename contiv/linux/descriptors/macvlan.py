@@ -48,8 +48,7 @@ class MacvlanDescriptor(Descriptor[Macvlan, int]):
 
     async def create(self, key: str, value: Macvlan) -> int:
         """Make the link in the pod and mark it as ours; a link of that name there already is refused."""
-        await self._workers.inside(OWN, lambda: _create(value))
-        return await self._workers.inside(value.netns, lambda: _mark(key, value))
+        return await self._workers.in_turn((OWN, lambda: _create(value)), (value.netns, lambda: _mark(key, value)))
 
     async def delete(self, key: str, value: Macvlan, metadata: int) -> None:
         """Remove the link; it, or its namespace, gone already is fine."""

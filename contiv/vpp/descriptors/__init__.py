@@ -6,6 +6,7 @@ a call is made: that is the scheduler's. ``base`` has what they share.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from contiv.scheduler.descriptor import Descriptor
@@ -22,7 +23,7 @@ from contiv.vpp.descriptors.cnat_translation import CnatTranslationDescriptor
 from contiv.vpp.descriptors.dhcp import DhcpClientDescriptor
 from contiv.vpp.descriptors.diversion import DiversionDescriptor
 from contiv.vpp.descriptors.fib import FibSource, NeighbourDescriptor, RouteDescriptor, VrfDescriptor
-from contiv.vpp.descriptors.interface import InterfaceDescriptor
+from contiv.vpp.descriptors.interface import Hurry, InterfaceDescriptor
 from contiv.vpp.descriptors.l2 import BridgeDomainDescriptor, BridgeMemberDescriptor, L2FibDescriptor
 from contiv.vpp.descriptors.layer3 import (
     AddressDescriptor,
@@ -42,11 +43,13 @@ from contiv.vpp.descriptors.punt import PuntRedirectDescriptor
 __all__ = ["Api", "FibSource", "Interfaces", "cnat_descriptors", "descriptors", "nat_descriptors"]
 
 
-def descriptors(api: Api, interfaces: Interfaces, source: FibSource) -> tuple[Descriptor[Any, Any], ...]:
+def descriptors(
+    api: Api, interfaces: Interfaces, source: FibSource, *, hurry: Hurry = nullcontext
+) -> tuple[Descriptor[Any, Any], ...]:
     """One of each kind but those of address translation, for one VPP."""
     lists = AccessLists()
     return (
-        InterfaceDescriptor(api, interfaces),
+        InterfaceDescriptor(api, interfaces, hurry),
         AdminUpDescriptor(api, interfaces),
         AddressDescriptor(api, interfaces),
         UnnumberedDescriptor(api, interfaces),

@@ -9,7 +9,8 @@ An untagged interface that is exactly what is wanted was made by an agent that d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +26,9 @@ Metadata = int
 
 AT_ONCE_MAX: Final = 16
 """Interfaces made or deleted at once: VPP takes up to 100 ms for each, one by one, and requests in line time out."""
+
+Hurry = Callable[[], AbstractContextManager[None]]
+"""Around each wait for interfaces that are slow to make: whoever can make them quicker does so meanwhile."""
 
 KINDS: Final[Mapping[type, Any]] = {
     model.AfPacket: af_packet,
@@ -42,9 +46,10 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
     name = "vpp/interface"
     prefix = model.INTERFACE
 
-    def __init__(self, api: Api, interfaces: Interfaces) -> None:
+    def __init__(self, api: Api, interfaces: Interfaces, hurry: Hurry = nullcontext) -> None:
         self._api = api
         self._interfaces = interfaces
+        self._hurry = hurry
         self._room = asyncio.Semaphore(AT_ONCE_MAX)
 
     def dependencies(self, key: str, value: model.Interface) -> Iterable[Dependency]:
@@ -63,7 +68,8 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
     async def create(self, key: str, value: model.Interface) -> Metadata:
         kind = KINDS[type(value)]
         async with self._room:
-            index: int = await kind.create(self._api, value)
+            with self._waiting(value):
+                index: int = await kind.create(self._api, value)
         try:
             await asyncio.gather(self._set_mtu(index, value), self._make_ours(index, value))
         except VppError:
@@ -78,7 +84,8 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
 
     async def delete(self, key: str, value: model.Interface, metadata: Metadata) -> None:
         async with self._room:
-            await KINDS[type(value)].delete(self._api, value, metadata)
+            with self._waiting(value):
+                await KINDS[type(value)].delete(self._api, value, metadata)
         self._interfaces.drop(value.name)
 
     async def retrieve(self, wanted: Mapping[str, model.Interface]) -> Iterable[Actual[model.Interface, Metadata]]:
@@ -109,6 +116,10 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
             await self._make_ours(index, twin)
         self._interfaces.replace({actual.value.name: actual.metadata for actual in found.values()})
         return found.values()
+
+    def _waiting(self, value: model.Interface) -> AbstractContextManager[None]:
+        """The kernel makes only the rings of af_packet slowly."""
+        return self._hurry() if isinstance(value, model.AfPacket) else nullcontext()
 
     async def _make_ours(self, index: int, value: model.Interface) -> None:
         """Tag the interface. The tag is sent last: what has it lacks nothing that no dump would show."""
