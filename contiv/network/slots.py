@@ -25,6 +25,8 @@ class InterfaceSlots:
     def __init__(self, target: int, *, prepared: int = 0) -> None:
         self.target = target
         self.prepared = 0
+        self.ahead: frozenset[str] = frozenset()
+        """The names of the slots that exist whether or not a pod has them."""
         self._owner_of: dict[int, str] = {}
         self._slot_of: dict[str, int] = {}
         self._free: deque[int] = deque()
@@ -34,6 +36,7 @@ class InterfaceSlots:
         """Keep ``step`` slots more ahead, up to the target."""
         reached = min(self.prepared + step, self.target)
         self._free.extend(range(self.prepared, reached))
+        self.ahead |= {self.name(number) for number in range(self.prepared, reached)}
         self.prepared = max(self.prepared, reached)
 
     @staticmethod

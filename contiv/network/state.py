@@ -152,7 +152,7 @@ class NetworkState:
     @property
     def pod_interfaces(self) -> frozenset[str]:
         """The interfaces of this node's pods, those included that are kept ahead of them."""
-        return frozenset((*self.slots.spare(), *(pod.interface for pod in self.attachments.values())))
+        return self.slots.ahead.union(pod.interface for pod in self.attachments.values())
 
     @property
     def snat_interface(self) -> str | None:
