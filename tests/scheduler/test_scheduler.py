@@ -21,7 +21,7 @@ from contiv.scheduler import (
     UnknownKeyError,
 )
 from contiv.scheduler.errors import InterruptedOperationError
-from tests.scheduler.southbound import Clock, FakeDescriptor, Item, Southbound, make_scheduler
+from tests.scheduler.southbound import Clock, FakeDescriptor, Item, Southbound, essence, held, make_scheduler
 
 
 @pytest.fixture
@@ -481,6 +481,18 @@ async def test_nothing_new_is_built_on_what_could_not_be_deleted(scheduler, sout
     outcome = await update(scheduler, {"b/x": Item(needs=("a/1",))})
     assert outcome.states["b/x"].state is State.PENDING
     assert sorted(south.objects) == ["a/1"]
+
+
+async def test_what_could_not_be_deleted_and_is_wanted_again_carries_those_that_waited_for_it(scheduler, south):
+    south.fail("delete a/1", times=100)
+    await update(scheduler, {"a/1": Item(), "b/moves": Item()})
+    await update(scheduler, {"a/1": None})
+    await update(scheduler, {"b/x": Item(needs=("a/1",)), "b/moves": Item(needs=("a/1",))})
+    assert set(scheduler.unsettled) == {"a/1", "b/x", "b/moves"}
+    outcome = await update(scheduler, {"a/1": Item()})
+    assert outcome.ok
+    assert held(south) == {key: essence(item) for key, item in scheduler.desired.items()}
+    assert not scheduler.unsettled
 
 
 async def test_pending_key_does_not_make_a_transaction_revert(scheduler, south):
