@@ -10,8 +10,8 @@ touched keys and their dependents, never to all keys. Rules, in the order in whi
    circle).
 2. A value is created once all its dependencies are there or will be; if not, it is pending. Pending values
    whose dependency appears join the plan. Values in a dependency circle never apply; the circle is named.
-3. Dependents go before what they rest on and come after it. A create that claims an exclusive resource waits
-   for the delete that frees it.
+3. Dependents go before what they rest on and come after it; where removed keys rest on one another in a circle, one of
+   them goes first all the same. A create that claims an exclusive resource waits for the delete that frees it.
 
 Next in the flow: ``operations.py`` draws the edges between operations, ``execute.py`` carries them out.
 """
