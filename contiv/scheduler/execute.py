@@ -236,7 +236,7 @@ class Executor:
     def _gate(self, operation: Operation) -> SchedulerError | None:
         key = operation.key
         if operation.verb is Verb.DELETE:
-            dependent = self._actual.resting_on(key, without=self._leaving)
+            dependent = self._actual.resting_on(key, without=self._leaving, despite=operation.despite)
             return None if dependent is None else BlockedError(key, operation.verb, dependent)
         if operation.verb is Verb.CREATE and key in self._actual:
             return OperationError(key, operation.verb, None, text="its old value could not be deleted")

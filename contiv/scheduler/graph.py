@@ -81,11 +81,14 @@ class Graph:
         """Those of the dependencies that no present key satisfies."""
         return tuple(need for need in needs if not self.met(need))
 
-    def resting_on(self, key: str, *, without: Set[str] = _NOBODY) -> str | None:
-        """The first present key that could not exist without ``key`` and ``without``; None if it may go."""
+    def resting_on(self, key: str, *, without: Set[str] = _NOBODY, despite: Container[str] = _NOBODY) -> str | None:
+        """The first present key, none of ``despite``, that could not exist without ``key`` and ``without``; None if
+        ``key`` may go."""
         gone = without | {key}
         for dependent in sorted(self.dependents(key)):
-            if any(key in need.keys and not self.met(need, without=gone) for need in self._needs[dependent]):
+            if dependent not in despite and any(
+                key in need.keys and not self.met(need, without=gone) for need in self._needs[dependent]
+            ):
                 return dependent
         return None
 

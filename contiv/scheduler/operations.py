@@ -30,7 +30,7 @@ class Verb(StrEnum):
 
 class Operation(Struct, frozen=True, gc=False):
     """One call of a descriptor. ``after`` are positions in the plan; ``old`` is None for create, ``new`` for
-    delete."""
+    delete. ``despite`` are dependents that a delete does not wait for, as they are in a circle with the key."""
 
     key: str
     verb: Verb
@@ -39,6 +39,7 @@ class Operation(Struct, frozen=True, gc=False):
     after: tuple[int, ...] = ()
     wave: int = 0
     reason: str = ""
+    despite: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.verb} {self.key}"
@@ -69,6 +70,9 @@ def order(decisions: Decisions) -> tuple[tuple[Operation, ...], tuple[str, ...]]
     _order_arrivals(decisions, waits)
     _order_claims(decisions, waits, late)
     waves, stuck = _waves(waits)
+    despite = _break_circles(decisions, waits, stuck) if stuck else {}
+    if despite:
+        waves, stuck = _waves(waits)
     groups: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for key in decisions.removed:
         groups[waves.get(_GONE + key, 0), 0].append(_GONE + key)
@@ -76,18 +80,31 @@ def order(decisions: Decisions) -> tuple[tuple[Operation, ...], tuple[str, ...]]
         groups[waves.get(key, 0), 1 if key in decisions.updates else 2].append(key)
     nodes = [node for place in sorted(groups) for node in sorted(groups[place]) if node not in stuck]
     position = {node: index for index, node in enumerate(nodes)} if waits else {}
-    operations = tuple([_operation(decisions, node, waits, position, wave=waves.get(node, 0)) for node in nodes])
-    return operations, tuple(sorted({node.removeprefix(_GONE) for node in stuck}))
+    operations = tuple(
+        [
+            _operation(decisions, node, waits, position, wave=waves.get(node, 0), despite=despite.get(node, ()))
+            for node in nodes
+        ]
+    )
+    return operations, tuple(sorted({_key(node) for node in stuck}))
 
 
-def _operation(decisions: Decisions, node: str, waits: _Waits, position: Mapping[str, int], *, wave: int) -> Operation:
+def _operation(
+    decisions: Decisions,
+    node: str,
+    waits: _Waits,
+    position: Mapping[str, int],
+    *,
+    wave: int,
+    despite: tuple[str, ...],
+) -> Operation:
     before = waits.get(node)
     after = _positions(before, position) if before else ()
     leaves = node.startswith(_GONE)
     key = node[1:] if leaves else node
     reason = decisions.removed.get(key, "")
     if leaves:
-        return Operation(key, Verb.DELETE, decisions.actual.values[key], None, after, wave, reason)
+        return Operation(key, Verb.DELETE, decisions.actual.values[key], None, after, wave, reason, despite)
     desired = decisions.desired.values[key]
     if key in decisions.updates:
         return Operation(key, Verb.UPDATE, decisions.actual.values[key], desired, after, wave, reason)
@@ -218,6 +235,57 @@ def _waves(waits: _Waits) -> tuple[dict[str, int], set[str]]:
                     following.append(follower)
         ready = following
     return waves, missing.keys() - waves.keys()
+
+
+def _break_circles(decisions: Decisions, waits: _Waits, stuck: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Let removed values go that rest on one another in a circle; for each removal the dependents it no longer awaits.
+
+    Nothing desired is like that. But where some updates of a transaction fail and others do not, or where the data
+    plane lost what carried them all, the values left can hold one another up.
+    """
+    despite: defaultdict[str, set[str]] = defaultdict(set)
+    while circle := _circle_of_removals(waits, stuck):
+        edges = [(_key(before), _key(node)) for node, before in zip(circle, circle[1:] + circle[:1], strict=True)]
+        dependent, target = min(edges, key=lambda edge: (_is_firm(decisions.actual, *edge), edge))
+        for need in decisions.actual.needs(dependent):
+            for key in need.keys if target in need.keys else ():
+                if key in decisions.removed:
+                    despite[_GONE + key].add(dependent)
+                    _stop_waiting(waits, _GONE + key, _GONE + dependent)
+    return {node: tuple(sorted(dependents)) for node, dependents in despite.items()}
+
+
+def _circle_of_removals(waits: _Waits, stuck: Collection[str]) -> list[str]:
+    """Removals each of which waits for the next, and the last for the first; empty if there are none."""
+    inner: _Waits = defaultdict(list)
+    for node in stuck:
+        before = [earlier for earlier in waits.get(node, ()) if earlier.startswith(_GONE)]
+        if node.startswith(_GONE) and before:
+            inner[node] = before
+    _, circular = _waves(inner)
+    if not circular:
+        return []
+    path = [min(circular)]
+    while True:  # each of them waits for another one of them
+        following = min(node for node in inner[path[-1]] if node in circular)
+        if following in path:
+            return path[path.index(following) :]
+        path.append(following)
+
+
+def _is_firm(actual: Graph, dependent: str, target: str) -> bool:
+    """Whether the dependent needs the target without any alternative."""
+    return any(need.keys == (target,) for need in actual.needs(dependent))
+
+
+def _stop_waiting(waits: _Waits, node: str, earlier: str) -> None:
+    left = [other for other in waits.pop(node, ()) if other != earlier]
+    if left:
+        waits[node] = left
+
+
+def _key(node: str) -> str:
+    return node.removeprefix(_GONE)
 
 
 def reverse(

@@ -10,8 +10,8 @@ touched keys and their dependents, never to all keys. Rules, in the order in whi
    circle).
 2. A value is created once all its dependencies are there or will be; if not, it is pending. Pending values
    whose dependency appears join the plan. Values in a dependency circle never apply; the circle is named.
-3. Dependents go before what they rest on and come after it. A create that claims an exclusive resource waits
-   for the delete that frees it.
+3. Dependents go before what they rest on and come after it; where removed keys rest on one another in a circle, one of
+   them goes first all the same. A create that claims an exclusive resource waits for the delete that frees it.
 
 Next in the flow: ``operations.py`` draws the edges between operations, ``execute.py`` carries them out.
 """
@@ -55,7 +55,7 @@ def make_plan(
     """Plan the way from ``actual`` to ``desired`` for the touched keys and all that they affect.
 
     ``unsettled`` are keys that earlier transactions left pending or failed; they are reconsidered when a
-    dependency of theirs appears.
+    dependency of theirs appears, or becomes wanted before it could be deleted.
     """
     return _Planner(registry, desired, actual, unsettled).plan(set(touched))
 
@@ -74,6 +74,7 @@ class _Planner:
         self._removed: dict[str, str] = {}  # key -> why
         self._returning: set[str] = set()  # removed keys that come back, and removed keys that rest on such
         self._updates: set[str] = set()
+        self._kept: list[str] = []  # unsettled before and right now, like a failed delete's key that is desired again
         # To be created or updated; a dictionary for its order, as thousands of keys are sorted more than once.
         self._wanted: dict[str, None] = {}
         self._rank: dict[str, int] = {}  # those of _wanted whose dependencies will be met, in a possible order
@@ -102,7 +103,7 @@ class _Planner:
     def _classify(self, touched: set[str], broken: set[str]) -> None:
         """Judge each touched key alone."""
         self._removed, self._returning, self._updates = {}, set(), set()
-        self._wanted, self._adopted = {}, []
+        self._wanted, self._adopted, self._kept = {}, [], []
         for key in sorted(touched):
             desired, actual = self._desired.values.get(key), self._actual.values.get(key)
             change = diff(self._registry.find(key), key, desired=desired, actual=actual)
@@ -122,8 +123,11 @@ class _Planner:
                 self._remove_returning(key, "must be recreated")
             elif change is Change.UPDATE or lasting(self._desired.needs(key)) != self._actual.needs(key):
                 self._updates.add(key)
-            elif desired != actual:
-                self._adopted.append(key)
+            else:
+                if desired != actual:
+                    self._adopted.append(key)
+                if key in self._unsettled:
+                    self._kept.append(key)
         self._wanted |= dict.fromkeys(self._updates)
 
     def _remove_returning(self, key: str, reason: str) -> None:
@@ -168,21 +172,28 @@ class _Planner:
         self._rank = {}
         late: set[str] = set()
         work = sorted(self._wanted, reverse=True)
+        for key in self._kept:
+            if key not in self._removed:
+                self._call_dependents(key, work, late)
         while work:
             key = work.pop()
             if key in self._rank or key in self._cyclic or not self._met(key):
                 continue
             self._rank[key] = len(self._rank)
-            dependents = self._desired.dependents(key)
-            for dependent in sorted(dependents, reverse=True) if dependents else ():
-                if dependent in self._wanted:
-                    work.append(dependent)
-                elif dependent not in self._actual and dependent in self._desired:
-                    self._wanted[dependent] = None
-                    work.append(dependent)
-                elif dependent in self._unsettled:
-                    late.add(dependent)
+            self._call_dependents(key, work, late)
         return late
+
+    def _call_dependents(self, key: str, work: list[str], late: set[str]) -> None:
+        """Have those looked at, now or by another round, that may have waited for the key."""
+        dependents = self._desired.dependents(key)
+        for dependent in sorted(dependents, reverse=True) if dependents else ():
+            if dependent in self._wanted:
+                work.append(dependent)
+            elif dependent not in self._actual and dependent in self._desired:
+                self._wanted[dependent] = None
+                work.append(dependent)
+            elif dependent in self._unsettled:
+                late.add(dependent)
 
     def _unmet(self, key: str) -> tuple[Dependency, ...]:
         return tuple([n for n in self._needs(key) if not self._any_available(n)])

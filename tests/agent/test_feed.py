@@ -59,18 +59,6 @@ def claim(number: int, name: str = "") -> tuple[str, bytes]:
     return keys.node_id(number), msgspec.json.encode(made)
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedEtcd]:
-    async with EmbeddedEtcd(tmp_path / "e") as started:
-        yield started
-
-
-@pytest.fixture
-async def etcd(server: EmbeddedEtcd) -> AsyncIterator[Etcd]:
-    async with await Etcd.connect([server.endpoint]) as client:
-        yield client
-
-
 def statuses() -> dict[str, bytes]:
     """KSR's word that all kinds are complete."""
     status = kube.KsrStatus(plural="", instance="i", resource_version="1", objects=1, synced_at="")
@@ -271,43 +259,45 @@ async def test_changes_made_around_a_restart_of_etcd_all_arrive(
     assert agent.resyncs == 1
 
 
-async def test_an_etcd_that_lost_its_data_is_followed_from_its_new_beginning(tmp_path: Path) -> None:
+async def test_an_etcd_that_lost_its_data_is_followed_from_its_new_beginning(
+    server: EmbeddedEtcd, etcd: Etcd, tmp_path: Path
+) -> None:
     agent = Agent()
-    async with EmbeddedEtcd(tmp_path / "e") as server, await Etcd.connect([server.endpoint]) as etcd:
-        for number in range(1, 30):
-            await etcd.write(dict([namespace(f"n{number}"), claim(number)]))
-        async with following(etcd, agent, tmp_path):
-            await server.wipe()
-            await etcd.write(dict([namespace("anew"), claim(1)]))  # at a revision far below the last one known
-            await agent.until(lambda: "anew" in names(agent) and set(agent.state.claims) == {1})
-            await etcd.write(statuses())
-            await agent.until(lambda: names(agent) == {"anew"})
-            await etcd.write(dict([namespace("last")]))
-            await agent.until(lambda: names(agent) == {"anew", "last"})
+    for number in range(1, 30):
+        await etcd.write(dict([namespace(f"n{number}"), claim(number)]))
+    async with following(etcd, agent, tmp_path):
+        await server.wipe()
+        await etcd.write(dict([namespace("anew"), claim(1)]))  # at a revision far below the last one known
+        await agent.until(lambda: "anew" in names(agent) and set(agent.state.claims) == {1})
+        await etcd.write(statuses())
+        await agent.until(lambda: names(agent) == {"anew"})
+        await etcd.write(dict([namespace("last")]))
+        await agent.until(lambda: names(agent) == {"anew", "last"})
 
 
 def node(name: str) -> tuple[str, bytes]:
     return keys.k8s_object("nodes", name), msgspec.json.encode(kube.Node(name=name))
 
 
-async def test_what_etcd_has_lost_stays_until_it_is_told_again(tmp_path: Path) -> None:
+async def test_what_etcd_has_lost_stays_until_it_is_told_again(
+    server: EmbeddedEtcd, etcd: Etcd, tmp_path: Path
+) -> None:
     agent = Agent()
-    async with EmbeddedEtcd(tmp_path / "e") as server, await Etcd.connect([server.endpoint]) as etcd:
-        nodes = dict([node("node1"), node("node2"), node("left")])
-        await etcd.write({**nodes, **dict([namespace("kept"), namespace("gone")]), **statuses()})
-        await etcd.write(dict([claim(1), claim(2), claim(3, "left")]))
-        async with following(etcd, agent, tmp_path):
-            await server.wipe()
-            await agent.until(lambda: agent.resyncs > 1)
-            assert names(agent) == {"kept", "gone", "node1", "node2", "left"}
-            assert {each.name for each in agent.state.claims.values()} >= {"node2", "left"}
-            await etcd.write(dict([claim(1)]))  # as this node's own agent does at once
-            del nodes[node("left")[0]]
-            await etcd.write({**nodes, **dict([namespace("kept")]), **statuses()})
-            await agent.until(lambda: names(agent) == {"kept", "node1", "node2"})
-            await agent.until(lambda: {each.name for each in agent.state.claims.values()} == {"node1", "node2"})
-            await etcd.write(dict([claim(4, "node2")]))  # it could not have its ID again
-            await agent.until(lambda: 4 in agent.state.claims)
+    nodes = dict([node("node1"), node("node2"), node("left")])
+    await etcd.write({**nodes, **dict([namespace("kept"), namespace("gone")]), **statuses()})
+    await etcd.write(dict([claim(1), claim(2), claim(3, "left")]))
+    async with following(etcd, agent, tmp_path):
+        await server.wipe()
+        await agent.until(lambda: agent.resyncs > 1)
+        assert names(agent) == {"kept", "gone", "node1", "node2", "left"}
+        assert {each.name for each in agent.state.claims.values()} >= {"node2", "left"}
+        await etcd.write(dict([claim(1)]))  # as this node's own agent does at once
+        del nodes[node("left")[0]]
+        await etcd.write({**nodes, **dict([namespace("kept")]), **statuses()})
+        await agent.until(lambda: names(agent) == {"kept", "node1", "node2"})
+        await agent.until(lambda: {each.name for each in agent.state.claims.values()} == {"node1", "node2"})
+        await etcd.write(dict([claim(4, "node2")]))  # it could not have its ID again
+        await agent.until(lambda: 4 in agent.state.claims)
 
 
 def attachment(number: int) -> tuple[str, bytes]:
@@ -318,27 +308,26 @@ def attachment(number: int) -> tuple[str, bytes]:
     return keys.attachment("node1", f"c{number}/eth0"), msgspec.json.encode(made)
 
 
-async def test_a_start_without_etcd_is_a_start_from_the_mirror(tmp_path: Path) -> None:
+async def test_a_start_without_etcd_is_a_start_from_the_mirror(server: EmbeddedEtcd, tmp_path: Path) -> None:
     before, after = Agent(), Agent()
-    async with EmbeddedEtcd(tmp_path / "e") as server:
-        async with await Etcd.connect([server.endpoint], timeout_s=1) as etcd:
-            await etcd.write(dict([namespace("a"), namespace("b"), claim(1), claim(2), attachment(7)]))
-            async with following(etcd, before, tmp_path):
-                await etcd.write(dict([namespace("c"), claim(3)]))
-                await etcd.delete(namespace("a")[0])
-                await before.until(lambda: names(before) == {"b", "c"} and 3 in before.state.claims)
-                await server.kill()
-        async with (
-            await Etcd.connect([server.endpoint], timeout_s=1, wait=False) as etcd,
-            following(etcd, after, tmp_path),
-        ):
-            assert after.state.objects == before.state.objects
-            assert after.state.claims == before.state.claims
-            assert set(after.state.attachments) == {attachment(7)[0]}
-            assert after.state.away
-            await server.restart()
-            await etcd.write(dict([namespace("d")]))
-            await after.until(lambda: "d" in names(after) and not after.state.away)
+    async with await Etcd.connect([server.endpoint], timeout_s=1) as etcd:
+        await etcd.write(dict([namespace("a"), namespace("b"), claim(1), claim(2), attachment(7)]))
+        async with following(etcd, before, tmp_path):
+            await etcd.write(dict([namespace("c"), claim(3)]))
+            await etcd.delete(namespace("a")[0])
+            await before.until(lambda: names(before) == {"b", "c"} and 3 in before.state.claims)
+            await server.kill()
+    async with (
+        await Etcd.connect([server.endpoint], timeout_s=1, wait=False) as etcd,
+        following(etcd, after, tmp_path),
+    ):
+        assert after.state.objects == before.state.objects
+        assert after.state.claims == before.state.claims
+        assert set(after.state.attachments) == {attachment(7)[0]}
+        assert after.state.away
+        await server.restart()
+        await etcd.write(dict([namespace("d")]))
+        await after.until(lambda: "d" in names(after) and not after.state.away)
 
 
 async def test_it_is_told_when_etcd_is_away_and_when_it_is_back(

@@ -60,12 +60,6 @@ async def until_sent(made: Persistence) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedEtcd]:
-    async with EmbeddedEtcd(tmp_path / "e") as server:
-        yield server
-
-
 async def test_pods_come_and_go_while_etcd_is_away_and_it_learns_the_last_word(
     server: EmbeddedEtcd, tmp_path: Path
 ) -> None:

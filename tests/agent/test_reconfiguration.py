@@ -54,8 +54,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def etcd(tmp_path: Path) -> AsyncIterator[Etcd]:
-    async with EmbeddedEtcd(tmp_path / "e") as server, await Etcd.connect([server.endpoint], timeout_s=1) as client:
+async def etcd(server: EmbeddedEtcd) -> AsyncIterator[Etcd]:
+    """A client that gives up soon, as some of these tests wait for that."""
+    async with await Etcd.connect([server.endpoint], timeout_s=1) as client:
         yield client
 
 
@@ -100,17 +101,17 @@ async def test_a_file_that_disables_resources_stands_alone(etcd: Etcd, mirror: L
     assert (await decide(alone, "n", etcd, mirror, workers)).config == alone
 
 
-async def test_etcd_that_is_away_or_has_lost_its_data_changes_nothing(tmp_path: Path, mirror: LocalMirror):
-    workers = Workers()
-    async with EmbeddedEtcd(tmp_path / "e") as server, await Etcd.connect([server.endpoint], timeout_s=1) as etcd:
-        await say(etcd, MOVED)
-        await decide(FILE, "n", etcd, mirror, workers)
-        await server.wipe()
-        assert (await decide(FILE, "n", etcd, mirror, workers)).resource == MOVED
-        await etcd.put(keys.node_config("n"), b'{"nodeName": 7}')
-        assert (await decide(FILE, "n", etcd, mirror, workers)).resource == MOVED
-        await server.kill()
-        assert (await decide(FILE, "n", etcd, mirror, workers)).resource == MOVED
+async def test_etcd_that_is_away_or_has_lost_its_data_changes_nothing(
+    server: EmbeddedEtcd, etcd: Etcd, mirror: LocalMirror, workers: Workers
+):
+    await say(etcd, MOVED)
+    await decide(FILE, "n", etcd, mirror, workers)
+    await server.wipe()
+    assert (await decide(FILE, "n", etcd, mirror, workers)).resource == MOVED
+    await etcd.put(keys.node_config("n"), b'{"nodeName": 7}')
+    assert (await decide(FILE, "n", etcd, mirror, workers)).resource == MOVED
+    await server.kill()
+    assert (await decide(FILE, "n", etcd, mirror, workers)).resource == MOVED
 
 
 async def test_what_the_machine_refuses_leaves_the_one_before_in_force(
@@ -211,29 +212,28 @@ async def test_what_cannot_be_applied_is_told_and_changes_nothing(
     assert running.pushed == [], "what runs is what is wanted again"
 
 
-async def test_it_follows_etcd_over_a_wipe(tmp_path: Path, mirror: LocalMirror):
-    async with EmbeddedEtcd(tmp_path / "e") as server, await Etcd.connect([server.endpoint], timeout_s=1) as etcd:
-        running = Running(mirror, await decide(FILE, "n", etcd, mirror, Workers()))
-        following = asyncio.create_task(running.reconfiguration.follow(etcd))
+async def test_it_follows_etcd_over_a_wipe(server: EmbeddedEtcd, etcd: Etcd, mirror: LocalMirror):
+    running = Running(mirror, await decide(FILE, "n", etcd, mirror, Workers()))
+    following = asyncio.create_task(running.reconfiguration.follow(etcd))
 
-        async def pushed(count: int) -> None:
-            async with asyncio.timeout(15):
-                while len(running.pushed) < count:
-                    await asyncio.sleep(0.02)
+    async def pushed(count: int) -> None:
+        async with asyncio.timeout(15):
+            while len(running.pushed) < count:
+                await asyncio.sleep(0.02)
 
-        try:
-            await say(etcd, MOVED)
-            await pushed(1)
-            await etcd.put(keys.node_config("n-1"), msgspec.json.encode(STOLEN))
-            await server.wipe()
-            await etcd.put("/elsewhere", b"")
-            await asyncio.sleep(0.5)
-            assert len(running.pushed) == 1, "an empty etcd says nothing"
-            await etcd.put(keys.NODE_CONFIGS_STATUS, b"{}")
-            await pushed(2)
-            assert running.reconfiguration.problem is None
-        finally:
-            following.cancel()
+    try:
+        await say(etcd, MOVED)
+        await pushed(1)
+        await etcd.put(keys.node_config("n-1"), msgspec.json.encode(STOLEN))
+        await server.wipe()
+        await etcd.put("/elsewhere", b"")
+        await asyncio.sleep(0.5)
+        assert len(running.pushed) == 1, "an empty etcd says nothing"
+        await etcd.put(keys.NODE_CONFIGS_STATUS, b"{}")
+        await pushed(2)
+        assert running.reconfiguration.problem is None
+    finally:
+        following.cancel()
 
 
 def test_it_is_known_which_nics_are_the_same():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -15,12 +13,6 @@ from contiv.store.embedded import EmbeddedEtcd
 from tests.cli.test_netctl import a_status
 
 KEY = keys.node_status("a")
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedEtcd]:
-    async with EmbeddedEtcd(tmp_path / "e") as started:
-        yield started
 
 
 async def appears(etcd: Etcd, *, revision: int = 1) -> None:

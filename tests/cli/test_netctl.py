@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
-import pytest
 from aiohttp import web
 
 from contiv import metrics
@@ -19,12 +17,6 @@ from contiv.store.client import Etcd
 from contiv.store.embedded import EmbeddedEtcd
 from tests.policy.test_handler import World
 from tests.policy.test_state import cluster, labelled, policy
-
-
-@pytest.fixture
-async def etcd(tmp_path: Path) -> AsyncIterator[EmbeddedEtcd]:
-    async with EmbeddedEtcd(tmp_path / "etcd") as server:
-        yield server
 
 
 def a_status(name: str, number: int, rest: str) -> NodeStatus:
@@ -72,20 +64,20 @@ async def netctl(server: EmbeddedEtcd, *arguments: str) -> subprocess.CompletedP
     return await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=60)
 
 
-async def test_nodes_pods_and_ipam_tell_what_etcd_holds_also_of_a_node_that_is_down(etcd: EmbeddedEtcd) -> None:
-    await fill(etcd, "http://127.0.0.1:1")
-    nodes = json.loads((await netctl(etcd, "nodes", "-o", "json")).stdout)
+async def test_nodes_pods_and_ipam_tell_what_etcd_holds_also_of_a_node_that_is_down(server: EmbeddedEtcd) -> None:
+    await fill(server, "http://127.0.0.1:1")
+    nodes = json.loads((await netctl(server, "nodes", "-o", "json")).stdout)
     assert [(row["id"], row["node"], row["agent"]) for row in nodes] == [(1, "a", "up"), (2, "b", "down")]
-    pods = json.loads((await netctl(etcd, "pods", "a", "-o", "json")).stdout)
+    pods = json.loads((await netctl(server, "pods", "a", "-o", "json")).stdout)
     assert [(row["pod"], row["ip"], row["node"]) for row in pods] == [("web", "10.1.1.2", "a")]
-    ipam = json.loads((await netctl(etcd, "ipam", "-o", "json")).stdout)
+    ipam = json.loads((await netctl(server, "ipam", "-o", "json")).stdout)
     assert [(row["node"], row["podCIDR"], row["podsAttached"]) for row in ipam] == [("a", "10.1.1.0/24", 1)]
-    table = (await netctl(etcd, "nodes")).stdout
+    table = (await netctl(server, "nodes")).stdout
     assert "192.168.16.2/24" in table
     assert "down" in table
 
 
-async def test_status_and_diff_ask_the_agent_where_it_says_that_it_is(etcd: EmbeddedEtcd, tmp_path: Path) -> None:
+async def test_status_and_diff_ask_the_agent_where_it_says_that_it_is(server: EmbeddedEtcd, tmp_path: Path) -> None:
     async def status(_: web.Request) -> web.Response:
         return web.json_response({"synced": True, "problems": {}, "unsettled": {}, "pods": 1, "objects": 7})
 
@@ -94,16 +86,16 @@ async def test_status_and_diff_ask_the_agent_where_it_says_that_it_is(etcd: Embe
 
     routes = [web.get("/contiv/v1/status", status), web.get("/contiv/v1/diff", diff)]
     async with metrics.serve(f"unix:{tmp_path}/rest.sock", metrics.registry(), routes=routes) as address:
-        await fill(etcd, address)
-        (row,) = json.loads((await netctl(etcd, "status", "a", "-o", "json")).stdout)
+        await fill(server, address)
+        (row,) = json.loads((await netctl(server, "status", "a", "-o", "json")).stdout)
         assert row["state"] == "synced"
-        differing = await netctl(etcd, "diff", "a")
+        differing = await netctl(server, "diff", "a")
         assert differing.returncode == 1
         assert "vpp/route/0/10.1.1.2/32" in differing.stdout
 
 
 async def test_policies_tells_who_is_isolated_why_by_which_lines_and_what_is_wrong(
-    etcd: EmbeddedEtcd, tmp_path: Path
+    server: EmbeddedEtcd, tmp_path: Path
 ) -> None:
     bad = policy("bad", subject=labelled(app="web"), ingress=(kube.IngressRule(peers=(kube.PolicyPeer(),)),))
     node = World(*cluster(bad))
@@ -116,24 +108,24 @@ async def test_policies_tells_who_is_isolated_why_by_which_lines_and_what_is_wro
 
     routes = [web.get("/contiv/v1/policies", report)]
     async with metrics.serve(f"unix:{tmp_path}/rest.sock", metrics.registry(), routes=routes) as address:
-        await fill(etcd, address)
-        asked = await netctl(etcd, "policies", "-o", "json")
+        await fill(server, address)
+        asked = await netctl(server, "policies", "-o", "json")
         stranger, known = json.loads(asked.stdout)
         assert (known["pod"], known["isolated"], known["policies"]) == ("a/web", "Ingress", "a/bad")
         assert stranger["isolated"] == "Ingress Egress (pod not known yet)"
         assert "1 faults" in asked.stderr
-        (fault,) = json.loads((await netctl(etcd, "policies", "a", "--faults", "-o", "json")).stdout)
+        (fault,) = json.loads((await netctl(server, "policies", "a", "--faults", "-o", "json")).stdout)
         assert (fault["node"], fault["name"], fault["field"]) == ("a", "bad", "spec.ingress[0].from[0]")
-        lines = json.loads((await netctl(etcd, "policies", "a", "--lines", "-o", "json")).stdout)
+        lines = json.loads((await netctl(server, "policies", "a", "--lines", "-o", "json")).stdout)
         last = [each["line"] for each in lines if (each["on"], each["side"]) == ("a/web", "output")][-1]
         assert last.startswith("deny")
 
 
-async def test_an_agent_that_is_away_is_said_to_be_so_and_an_unknown_node_is_named(etcd: EmbeddedEtcd) -> None:
-    await fill(etcd, "http://127.0.0.1:1")
-    (row,) = json.loads((await netctl(etcd, "status", "a", "-o", "json")).stdout)
+async def test_an_agent_that_is_away_is_said_to_be_so_and_an_unknown_node_is_named(server: EmbeddedEtcd) -> None:
+    await fill(server, "http://127.0.0.1:1")
+    (row,) = json.loads((await netctl(server, "status", "a", "-o", "json")).stdout)
     assert row["state"] == "unreachable"
-    unknown = await netctl(etcd, "diff", "nowhere")
+    unknown = await netctl(server, "diff", "nowhere")
     assert unknown.returncode == 1
     assert "nowhere" in unknown.stderr
     assert "up are: a" in unknown.stderr
@@ -148,10 +140,10 @@ def test_an_etcd_that_asks_who_we_are_is_told_by_the_configuration(tmp_path: Pat
     assert ended.stderr.startswith("configuration: etcd.passwordFile = ")
 
 
-async def test_a_record_that_cannot_be_read_is_named(etcd: EmbeddedEtcd) -> None:
-    async with await Etcd.connect([etcd.endpoint]) as client:
+async def test_a_record_that_cannot_be_read_is_named(server: EmbeddedEtcd) -> None:
+    async with await Etcd.connect([server.endpoint]) as client:
         await client.put(keys.node_id(1), b"[]")
-    argv = [sys.executable, "-m", "contiv.cli.netctl", "--etcd", etcd.endpoint, "nodes"]
+    argv = [sys.executable, "-m", "contiv.cli.netctl", "--etcd", server.endpoint, "nodes"]
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""A real etcd, the emulated API server with the definition that is deployed, and crd as a task."""
+"""The emulated API server with the definition that is deployed, and crd as a task."""
 
 from __future__ import annotations
 
@@ -28,18 +28,6 @@ FILE = "nodeConfig: [{nodeName: a, mainVPPInterface: {interfaceName: eth1}}]"
 MERGE = "application/merge-patch+json"
 WAIT_S = 15.0
 POLL_S = 0.02
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedEtcd]:
-    async with EmbeddedEtcd(tmp_path / "etcd") as embedded:
-        yield embedded
-
-
-@pytest.fixture
-async def etcd(server: EmbeddedEtcd) -> AsyncIterator[Etcd]:
-    async with await Etcd.connect([server.endpoint]) as client:
-        yield client
 
 
 class Api:

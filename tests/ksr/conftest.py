@@ -1,4 +1,4 @@
-"""A real etcd, an API server, and KSR as a task or as a process that can be killed."""
+"""An API server, and KSR as a task or as a process that can be killed."""
 
 from __future__ import annotations
 
@@ -23,18 +23,6 @@ LEASE_TTL_S = 2
 WAIT_S = 30.0
 ASK_AGAIN_S = 3.0
 STATUS_KEYS = frozenset(keys.ksr_status(kind.plural) for kind in kube.KINDS)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedEtcd]:
-    async with EmbeddedEtcd(tmp_path / "etcd") as embedded:
-        yield embedded
-
-
-@pytest.fixture
-async def etcd(server: EmbeddedEtcd) -> AsyncIterator[Etcd]:
-    async with await Etcd.connect([server.endpoint]) as client:
-        yield client
 
 
 @pytest.fixture

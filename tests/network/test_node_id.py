@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,13 +12,6 @@ from contiv.model import keys
 from contiv.model.node import NodeClaim
 from contiv.network.node_id import claim_node_id, parse_claims, release_node_id
 from contiv.store.client import Etcd
-from contiv.store.embedded import EmbeddedEtcd
-
-
-@pytest.fixture
-async def etcd(tmp_path: Path) -> AsyncIterator[Etcd]:
-    async with EmbeddedEtcd(tmp_path / "etcd") as server, await Etcd.connect([server.endpoint]) as client:
-        yield client
 
 
 async def claim(etcd: Etcd, name: str, *, id_max: int = 254, uplink: str = "") -> NodeClaim:

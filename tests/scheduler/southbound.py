@@ -177,11 +177,14 @@ class FakeDescriptor(Descriptor[Item, int]):
         south = self._southbound
         south.check(self._is(key, value, metadata), f"delete {key}, which is another")
         await south.enter(f"delete {key}")
+        sound = attainable(south.objects)
         del south.objects[key], south.handles[key]
         for name, other in south.objects.items():
-            # Only what this delete took away: drift may have taken other dependencies before.
-            lost = key in other.needs or any(
-                key in keys and not any(k in south.objects for k in keys) for keys in other.any_of
+            # Only what this delete took away: drift may have taken other dependencies before, and who stands in a
+            # circle that nothing carries has lost its own.
+            lost = name in sound and (
+                key in other.needs
+                or any(key in keys and not any(k in south.objects for k in keys) for keys in other.any_of)
             )
             south.check(not lost, f"delete {key} under {name}")
         south.history.append(f"delete {key}")

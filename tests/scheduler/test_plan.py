@@ -82,6 +82,17 @@ def test_alternatives_that_lean_on_each_other_have_an_order_to_come_and_to_go():
     assert not going.cycles
 
 
+def test_removed_values_in_a_circle_go_where_an_alternative_is_lost_and_after_what_rests_on_them():
+    actual = graph(a_1=Item(needs=("a/2",)), a_2=Item(any_of=(("a/1", "a/9"),)), b_x=Item(needs=("a/1",)))
+    going = plan(Graph(), actual, actual.values)
+    assert [(str(o), o.after, o.despite) for o in going.operations] == [
+        ("delete b/x", (), ()),
+        ("delete a/1", (0,), ("a/2",)),
+        ("delete a/2", (1,), ()),
+    ]
+    assert not going.cycles
+
+
 def test_plan_of_what_is_right_is_empty():
     desired = graph(a_1=Item(), b_2=Item(needs=("a/1",)))
     assert plan(desired, desired, ["a/1", "b/2"]).empty

@@ -21,7 +21,7 @@ from contiv.scheduler import (
     UnknownKeyError,
 )
 from contiv.scheduler.errors import InterruptedOperationError
-from tests.scheduler.southbound import Clock, FakeDescriptor, Item, Southbound, make_scheduler
+from tests.scheduler.southbound import Clock, FakeDescriptor, Item, Southbound, essence, held, make_scheduler
 
 
 @pytest.fixture
@@ -474,6 +474,35 @@ async def test_alternatives_that_leave_together_do_not_vouch_for_each_other(sche
     assert isinstance(task.result().states["a/0"].error, BlockedError)
 
 
+async def test_values_that_failures_left_in_a_circle_are_deleted_by_a_retry(scheduler, south, clock):
+    """Each could rest on the other or on the ground; both stayed where the ground went."""
+    one, other, ground = "a/1", "a/2", "a/0"
+    await update(scheduler, {ground: Item(), one: Item(any_of=((other, ground),)), other: Item(needs=(ground,))})
+    south.fail(f"update {one}")
+    await update(scheduler, {one: Item(needs=(ground,)), other: Item(any_of=((one, ground),))})
+    south.fail(f"delete {one}")
+    south.fail(f"delete {other}")
+    await update(scheduler, dict.fromkeys([ground, one, other]))
+    assert sorted(south.objects) == [one, other]
+    clock.now += 2
+    outcome = await scheduler.retry_due()
+    assert outcome.ok
+    assert not south.objects
+    assert not scheduler.unsettled
+    assert south.violations == []
+
+
+async def test_values_that_a_failed_update_left_in_a_circle_without_alternative_are_deleted(scheduler, south):
+    await update(scheduler, {"a/1": Item(needs=("a/2",)), "a/2": Item(), "b/x": Item(needs=("a/2",))})
+    south.fail("update a/1")
+    await update(scheduler, {"a/1": Item()})
+    await update(scheduler, {"a/2": Item(needs=("a/1",))})
+    outcome = await update(scheduler, dict.fromkeys(["a/1", "a/2", "b/x"]))
+    assert outcome.ok
+    assert not south.objects
+    assert south.violations == []
+
+
 async def test_nothing_new_is_built_on_what_could_not_be_deleted(scheduler, south):
     await update(scheduler, {"a/1": Item()})
     south.fail("delete a/1", times=100)
@@ -481,6 +510,18 @@ async def test_nothing_new_is_built_on_what_could_not_be_deleted(scheduler, sout
     outcome = await update(scheduler, {"b/x": Item(needs=("a/1",))})
     assert outcome.states["b/x"].state is State.PENDING
     assert sorted(south.objects) == ["a/1"]
+
+
+async def test_what_could_not_be_deleted_and_is_wanted_again_carries_those_that_waited_for_it(scheduler, south):
+    south.fail("delete a/1", times=100)
+    await update(scheduler, {"a/1": Item(), "b/moves": Item()})
+    await update(scheduler, {"a/1": None})
+    await update(scheduler, {"b/x": Item(needs=("a/1",)), "b/moves": Item(needs=("a/1",))})
+    assert set(scheduler.unsettled) == {"a/1", "b/x", "b/moves"}
+    outcome = await update(scheduler, {"a/1": Item()})
+    assert outcome.ok
+    assert held(south) == {key: essence(item) for key, item in scheduler.desired.items()}
+    assert not scheduler.unsettled
 
 
 async def test_pending_key_does_not_make_a_transaction_revert(scheduler, south):

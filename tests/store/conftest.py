@@ -1,11 +1,10 @@
-"""An etcd for the whole session, and a client with a prefix of its own for each test."""
+"""An etcd for the whole session, and a prefix in it of its own for each test."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -23,15 +22,8 @@ async def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedEtcd]:
-    """An etcd of one test alone, to be maltreated."""
-    async with EmbeddedEtcd(tmp_path / "e") as started:
-        yield started
-
-
-@pytest.fixture
 async def etcd(shared_etcd: EmbeddedEtcd) -> AsyncIterator[Etcd]:
-    """A client of the session's etcd."""
+    """A client of the session's etcd, for the tests that leave it well."""
     async with await Etcd.connect([shared_etcd.endpoint]) as client:
         yield client
 

@@ -99,7 +99,7 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
     def must_recreate(self, key: str, old: model.NatMapping, new: model.NatMapping) -> bool:
         if _problem(new):
             return False  # the update refuses it, and what is there serves on
-        return _differ(old, new) or self._way(key, old, new) is None
+        return _differ(old, new) or self._way(old, new, self._spared(key, old, new)) is None
 
     async def create(self, key: str, value: model.NatMapping) -> bytes:
         (made,) = await self.create_many([(key, value)])
@@ -113,7 +113,7 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
         for key, value in items:
             problem = _problem(value)
             if problem:
-                results[key] = VppError(f"mapping of {value.address} port {value.port}: {problem}")
+                results[key] = _refusal(value, problem)
             else:
                 sound[key] = value
         results |= await self._add(sound)
@@ -132,22 +132,24 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
 
     async def update(self, key: str, old: model.NatMapping, new: model.NatMapping, metadata: bytes) -> bytes:
         problem = _problem(new)
-        way = None if problem else self._way(key, old, new)
+        if problem:
+            raise _refusal(new, problem)
+        spared = self._spared(key, old, new)
+        way = self._way(old, new, spared)
         if way is None:
-            raise VppError(f"mapping of {new.address} port {new.port}: {problem or 'takes a recreate'}")
+            raise _refusal(new, "takes a recreate")
         anchor = metadata
         if not _stands(anchor, new.backends) and await self._many_workers():
             anchor = _anchor(new.backends)
             way = [*way, (True, anchor), (False, metadata)]
-        left = self._spared(key, old, new.backends, besides=old.label)
         self._users.put(key, new)
         await self._walk(new, way)
-        await self._move_on(new, left)
+        await self._move_on(new, spared)
         return anchor
 
     async def delete(self, key: str, value: model.NatMapping, metadata: bytes) -> None:
         self._users.drop(key)
-        spared = self._spared(key, value, b"")
+        spared = self._users.shared(key, _gone(value.backends, b""))
         if spared and self._gently(value):  # only those that serve nowhere else are there when the mapping goes
             ended = [record for record in _records(value.backends) if record[ADDRESS] not in spared]
             await self._walk(value, [(True, GUARD), EMPTIED, *((True, record) for record in ended)])
@@ -155,15 +157,16 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
         await remove(self._api, "nat44_add_del_lb_static_mapping", is_add=False, local_num=0, locals=[], **fields)
         await self._move_on(value, spared)
 
-    def _way(self, key: str, old: model.NatMapping, new: model.NatMapping) -> list[Step] | None:
-        """From the backends of one to those of the other; None where a recreate is due."""
+    def _way(self, old: model.NatMapping, new: model.NatMapping, spared: Collection[bytes]) -> list[Step] | None:
+        """From the backends of one to those of the other, of which ``spared`` leave gently; None where a recreate is
+        due."""
         if not self._gently(old) or not self._gently(new):
             return steps(old.backends, new.backends, sticky=bool(new.affinity_s))
-        return gentle_steps(old.backends, new.backends, self._spared(key, old, new.backends, besides=old.label))
+        return gentle_steps(old.backends, new.backends, spared)
 
-    def _spared(self, key: str, old: model.NatMapping, new: bytes, *, besides: str | None = None) -> set[bytes]:
-        """Backends that leave and serve elsewhere: their connections live on."""
-        return self._users.shared(key, _gone(old.backends, new), besides=besides)
+    def _spared(self, key: str, old: model.NatMapping, new: model.NatMapping) -> set[bytes]:
+        """Backends that leave and serve another service too: their connections live on."""
+        return self._users.shared(key, _gone(old.backends, new.backends), besides=old.label)
 
     async def _move_on(self, value: model.NatMapping, left: Iterable[bytes]) -> None:
         """End the sessions by which UDP sockets hold on to backends that ``left`` and were spared: such a socket would
@@ -325,6 +328,10 @@ def _problem(value: model.NatMapping) -> str:
     if not 0 < sum(weights) <= model.NAT_WEIGHT_MAX:
         return f"weights must sum up to 1 at least and {model.NAT_WEIGHT_MAX} at most, not {sum(weights)}"
     return ""
+
+
+def _refusal(value: model.NatMapping, problem: str) -> VppError:
+    return VppError(f"mapping of {value.address} port {value.port}: {problem}")
 
 
 def _anchor(backends: bytes) -> bytes:
