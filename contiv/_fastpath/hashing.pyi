@@ -42,14 +42,10 @@ def select(elements: ArrayLike, seed: int, keep: int) -> NDArray[np.uint32]:
     """
 
 UNREADABLE: int
-"""What ``read_ipv4`` says of text that is no IPv4 address."""
+"""What ``read_endpoints`` says of text that is no IPv4 address."""
 
-def read_ipv4(texts: Sequence[str], networks: Sequence[tuple[int, int]]) -> tuple[bytes, bytes]:
-    """The addresses packed, 4 bytes each (0 for what is unreadable), and one byte each: the first network around it.
-
-    A network is its value and mask. In none: their number; no address in canonical notation: ``UNREADABLE``. At most 8
-    networks, else ValueError.
-    """
+def ipv4(text: str) -> int | None:
+    """The address that ``text`` names in canonical notation; None if it names none."""
 
 class Endpoint(Protocol):
     """What is read of an endpoint: ``contiv.model.kube.Endpoint``."""
@@ -72,7 +68,11 @@ class Endpoint(Protocol):
     def nodes(self) -> Sequence[str]: ...
 
 def read_endpoints(endpoints: Sequence[Endpoint], networks: Sequence[tuple[int, int]]) -> tuple[bytes, bytes]:
-    """``read_ipv4`` of their addresses."""
+    """The addresses packed, 4 bytes each (0 for what is unreadable), and one byte each: the first network around it.
+
+    A network is its value and mask. In none: their number; no address in canonical notation: ``UNREADABLE``. At most 8
+    networks, else ValueError.
+    """
 
 READY: int
 DRAINING: int
@@ -91,6 +91,9 @@ def endpoint_flags(endpoints: Sequence[Endpoint], own: bytes, node: str, zone: s
 
     ``own``, a byte each: not 0 where the address is this node's, which counts for those that name no node.
     """
+
+def distinct(data: bytes) -> bytes:
+    """The bytes that occur, each once, sorted."""
 
 def pack_backends(
     parts: Iterable[tuple[bytes, bytes, int]], mask: int, want: int, *, heavy: int = 0, weight: int = 1

@@ -5,7 +5,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 import numpy
 
@@ -113,8 +113,15 @@ def select(elements, uint64_t seed, size_t keep):
     return chosen
 
 
-def read_ipv4(texts, networks):
-    cdef Py_ssize_t n = len(texts), i, k, size
+def ipv4(str text not None):
+    cdef Py_ssize_t size
+    cdef uint32_t address
+    cdef const char *at = PyUnicode_AsUTF8AndSize(text, &size)
+    return None if ch_read_ipv4(at, size, &address) else address
+
+
+def read_endpoints(endpoints, networks):
+    cdef Py_ssize_t n = len(endpoints), i, k, size
     cdef Py_ssize_t count = len(networks)
     cdef uint32_t address
     cdef uint32_t[8] value
@@ -131,7 +138,8 @@ def read_ipv4(texts, networks):
     packed = <uint8_t *>PyBytes_AS_STRING(addresses)
     places = <uint8_t *>PyBytes_AS_STRING(within)
     for i in range(n):
-        text = PyUnicode_AsUTF8AndSize(texts[i], &size)
+        named = endpoints[i].address
+        text = PyUnicode_AsUTF8AndSize(named, &size)
         if ch_read_ipv4(text, size, &address):
             address, places[i] = 0, UNREADABLE
         else:
@@ -145,10 +153,6 @@ def read_ipv4(texts, networks):
         packed[4 * i + 2] = address >> 8 & 255
         packed[4 * i + 3] = address & 255
     return addresses, within
-
-
-def read_endpoints(endpoints, networks):
-    return read_ipv4([endpoint.address for endpoint in endpoints], networks)
 
 
 def endpoint_flags(endpoints, bytes own not None, str node not None, str zone not None):
@@ -173,6 +177,21 @@ def endpoint_flags(endpoints, bytes own not None, str node not None, str zone no
             flags |= _NODE_HINTED | (_NODE if node in hints else 0)
         (<uint8_t *>PyBytes_AS_STRING(result))[i] = flags
     return result
+
+
+def distinct(bytes data not None):
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef uint8_t[256] seen
+    cdef uint8_t[256] found
+    cdef Py_ssize_t i, count = 0
+    memset(seen, 0, sizeof(seen))
+    for i in range(PyBytes_GET_SIZE(data)):
+        seen[at[i]] = 1
+    for i in range(256):
+        if seen[i]:
+            found[count] = i
+            count += 1
+    return PyBytes_FromStringAndSize(<const char *>found, count)
 
 
 def pack_backends(parts, uint8_t mask, uint8_t want, *, uint8_t heavy=0, uint8_t weight=1):

@@ -1,4 +1,5 @@
-"""What has to happen to one key, seen alone: the difference between its desired and its actual value. Pure.
+"""What has to happen to one key that is there, seen alone: the difference between its desired and its actual value.
+Pure.
 
 In come both values and the descriptor's opinion; out goes one word. What it means for other keys, and when,
 is ``plan.py``'s affair.
@@ -15,18 +16,15 @@ class Change(StrEnum):
     """The step from actual to desired."""
 
     NONE = "none"
-    CREATE = "create"
     UPDATE = "update"
     RECREATE = "recreate"
     DELETE = "delete"
 
 
-def diff(descriptor: AnyDescriptor, key: str, *, desired: Value | None, actual: Value | None) -> Change:
-    """Compare the two values of a key; None means absent."""
+def diff(descriptor: AnyDescriptor, key: str, *, desired: Value | None, actual: Value) -> Change:
+    """Compare the two values; None means unwanted."""
     if desired is None:
-        return Change.NONE if actual is None else Change.DELETE
-    if actual is None:
-        return Change.CREATE
+        return Change.DELETE
     if desired is actual or descriptor.equivalent(key, actual, desired):
         return Change.NONE
     return Change.RECREATE if descriptor.must_recreate(key, actual, desired) else Change.UPDATE

@@ -13,11 +13,12 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
 from contiv.errors import SchedulerError
-from contiv.scheduler.descriptor import AnyDescriptor, Dependency, Value, lasting
+from contiv.scheduler.descriptor import AnyDescriptor, Dependency, lasting
 from contiv.scheduler.errors import BlockedError, InterruptedOperationError, OperationError, PendingError
 from contiv.scheduler.graph import Graph
 from contiv.scheduler.metadata import Metadata
@@ -34,6 +35,11 @@ class Result(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+_DONE: Final = Result.DONE
+_FAILED: Final = Result.FAILED
+_SKIPPED: Final = Result.SKIPPED
+
+
 class Execution(Struct, frozen=True):
     """One operation with its result; times in seconds of the given clock."""
 
@@ -48,17 +54,15 @@ class _Turns:
     """Holds creates back until those of the descriptors that their own names in ``create_after`` are over."""
 
     def __init__(self, operations: Sequence[Operation], descriptors: Sequence[AnyDescriptor]) -> None:
-        self._first = {
-            index: descriptor.create_after
-            for index, (operation, descriptor) in enumerate(zip(operations, descriptors, strict=True))
-            if operation.verb is Verb.CREATE and descriptor.create_after
-        }
-        before = {name for names in self._first.values() for name in names}
-        self._names = {
-            index: descriptor.name
-            for index, (operation, descriptor) in enumerate(zip(operations, descriptors, strict=True))
-            if operation.verb is not Verb.DELETE and descriptor.name in before
-        }
+        kinds = set(descriptors)
+        before = {name for kind in kinds for name in kind.create_after} & {kind.name for kind in kinds}
+        self._first: dict[int, tuple[str, ...]] = {}
+        self._names: dict[int, str] = {}
+        for index, descriptor in enumerate(descriptors if before else ()):
+            if descriptor.create_after and operations[index].verb is Verb.CREATE:
+                self._first[index] = descriptor.create_after
+            if descriptor.name in before and operations[index].verb is not Verb.DELETE:
+                self._names[index] = descriptor.name
         self._left = Counter(self._names.values())
         self._held: list[int] = []
 
@@ -126,6 +130,7 @@ class Executor:
         turns = _Turns(operations, descriptors)
         ready = deque(turns.admit(index for index, count in enumerate(waiting) if not count))
         running = 0
+        create = Verb.CREATE
 
         async def work(batch: Sequence[int]) -> None:
             nonlocal running
@@ -153,7 +158,7 @@ class Executor:
             while ready and running < self._concurrency_max:
                 index = ready.popleft()
                 descriptor = descriptors[index]
-                if descriptor.create_at_once <= 1 or operations[index].verb is not Verb.CREATE:
+                if descriptor.create_at_once <= 1 or operations[index].verb is not create:
                     spawn([index])
                     continue
                 batch = together.setdefault(descriptor.name, [])
@@ -182,19 +187,22 @@ class Executor:
         Raises only when the transaction itself is cancelled.
         """
         started = self._clock()
-        closed = [self._gate(operation) for operation in operations]
-        passed = [operation for operation, error in zip(operations, closed, strict=True) if error is None]
-        errors = iter(await self._attempt(passed)) if passed else iter(())
+        closed = self._closed(operations)
+        passed = [each for index, each in enumerate(operations) if index not in closed] if closed else operations
+        errors = iter(await self._attempt(passed) if passed else ())
         ended = self._clock()
         executions = []
-        for operation, barrier in zip(operations, closed, strict=True):
-            error = barrier or next(errors)
+        for index, operation in enumerate(operations):
+            barrier = closed.get(index)
+            error = next(errors) if barrier is None else barrier
             if error is not None:
                 self._dubious.add(operation.key)
-            elif operation.verb is not Verb.DELETE:
-                self._dubious.discard(operation.key)
-            result = Result.SKIPPED if barrier else Result.FAILED if error else Result.DONE
-            executions.append(Execution(operation, result, error, started, started if barrier else ended))
+                result = _FAILED if barrier is None else _SKIPPED
+            else:
+                result = _DONE
+                if operation.new is not None:
+                    self._dubious.discard(operation.key)
+            executions.append(Execution(operation, result, error, started, ended if barrier is None else started))
         return executions
 
     async def _attempt(self, operations: Sequence[Operation]) -> Sequence[OperationError | None]:
@@ -228,35 +236,50 @@ class Executor:
             if isinstance(result, BaseException):
                 errors.append(OperationError(operation.key, operation.verb, result))
             else:
-                assert operation.new is not None
-                self._arrived(operation.key, operation.new, result)
+                self._arrived(operation, result)
                 errors.append(None)
         return errors
 
+    def _closed(self, operations: Sequence[Operation]) -> dict[int, SchedulerError]:
+        """Those whose gate is closed, by their place."""
+        closed: dict[int, SchedulerError] = {}
+        met: tuple[Dependency, ...] | None = None
+        for index, operation in enumerate(operations):
+            if operation.needs is met and operation.key not in self._actual.values:
+                continue  # another create; thousands in a row need the same
+            error = self._gate(operation)
+            if error is not None:
+                closed[index] = error
+            elif operation.old is None:
+                met = operation.needs
+        return closed
+
     def _gate(self, operation: Operation) -> SchedulerError | None:
         key = operation.key
-        if operation.verb is Verb.DELETE:
+        if operation.new is None:
             dependent = self._actual.resting_on(key, without=self._leaving, despite=operation.despite)
             return None if dependent is None else BlockedError(key, operation.verb, dependent)
-        if operation.verb is Verb.CREATE and key in self._actual:
+        if operation.old is None and key in self._actual.values:
             return OperationError(key, operation.verb, None, text="its old value could not be deleted")
-        assert operation.new is not None
-        unmet = self._unmet(operation.verb, key, self._registry.needs(key, operation.new))
+        unmet = self._unmet(operation)
         return PendingError(key, [str(need) for need in unmet]) if unmet else None
 
-    def _unmet(self, verb: Verb, key: str, needs: tuple[Dependency, ...]) -> list[Dependency]:
+    def _unmet(self, operation: Operation) -> list[Dependency]:
         """Dependencies that stop an arrival.
 
         Dubious keys do not count among alternatives, nor for an update that moves to other dependencies: the
         plan's order is free of circles only for the values that it wants, not for old ones that failed to go.
         """
-        if verb is Verb.UPDATE:
+        needs, moves = operation.needs, False
+        if operation.old is not None:
             needs = lasting(needs)
-        moves = verb is Verb.UPDATE and needs != self._actual.needs(key)
+            moves = needs != self._actual.needs(operation.key)
+        there = () if moves else self._actual.values
         return [
             need
             for need in needs
-            if not self._actual.met(need, without=self._dubious if moves or len(need.any_of) > 1 else ())
+            if need.key not in there
+            and not self._actual.met(need, without=self._dubious if moves or len(need.any_of) > 1 else ())
         ]
 
     async def _apply(self, operation: Operation) -> None:
@@ -275,8 +298,9 @@ class Executor:
             metadata = await descriptor.create(key, new)
         else:
             metadata = await descriptor.update(key, old, new, self._metadata.get(key))
-        self._arrived(key, new, metadata)
+        self._arrived(operation, metadata)
 
-    def _arrived(self, key: str, value: Value, metadata: object) -> None:
-        self._actual.put(key, value, self._registry.needs(key, value))
-        self._metadata.put(key, metadata)
+    def _arrived(self, operation: Operation, metadata: object) -> None:
+        assert operation.new is not None
+        self._actual.put(operation.key, operation.new, operation.needs)
+        self._metadata.put(operation.key, metadata)

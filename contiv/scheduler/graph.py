@@ -7,7 +7,7 @@ Next in the flow: ``plan.py`` compares the two graphs around the keys that a tra
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Set
+from collections.abc import Container, Sequence, Set
 
 from contiv.scheduler.descriptor import Dependency, Value, lasting
 
@@ -33,18 +33,22 @@ class Graph:
 
     def put(self, key: str, value: Value, needs: tuple[Dependency, ...]) -> None:
         """Set the value of a key and what it depends on."""
+        self.values[key] = value
         if self._standing:
             needs = lasting(needs)
         known = self._needs.get(key, ())
-        if known != needs:
-            if known:
-                self._forget_needs(key)
-            if needs:
-                self._needs[key] = needs
-            for need in needs:
-                for target in need.keys:
-                    self._dependents.setdefault(target, set()).add(key)
-        self.values[key] = value
+        if known is needs or known == needs:
+            return
+        if known:
+            self._forget_needs(key)
+        if needs:
+            self._needs[key] = needs
+        for target in _targets(needs):
+            dependents = self._dependents.get(target)
+            if dependents is None:
+                self._dependents[target] = {key}
+            else:
+                dependents.add(key)
 
     def remove(self, key: str) -> None:
         """Take the key out; absent is fine. Those that depend on it stay and remember it."""
@@ -63,7 +67,7 @@ class Graph:
         """The dependencies of a present key."""
         return self._needs.get(key, ())
 
-    def targets(self, key: str) -> Iterator[str]:
+    def targets(self, key: str) -> Sequence[str]:
         """All keys that the key's dependencies name."""
         return _targets(self._needs.get(key, ()))
 
@@ -93,6 +97,7 @@ class Graph:
         return None
 
 
-def _targets(needs: tuple[Dependency, ...]) -> Iterator[str]:
-    for need in needs:
-        yield from need.keys
+def _targets(needs: tuple[Dependency, ...]) -> Sequence[str]:
+    if len(needs) == 1 and needs[0].key:
+        return (needs[0].key,)
+    return [target for need in needs for target in need.keys]

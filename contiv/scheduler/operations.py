@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
+from typing import Final
 
 from msgspec import Struct
 
@@ -28,14 +29,22 @@ class Verb(StrEnum):
     CREATE = "create"
 
 
+# Members of an enumeration take Python 3.11 several times as long as names do.
+_DELETE: Final = Verb.DELETE
+_UPDATE: Final = Verb.UPDATE
+_CREATE: Final = Verb.CREATE
+
+
 class Operation(Struct, frozen=True, gc=False):
     """One call of a descriptor. ``after`` are positions in the plan; ``old`` is None for create, ``new`` for
-    delete. ``despite`` are dependents that a delete does not wait for, as they are in a circle with the key."""
+    delete. ``needs``: the dependencies of ``new``. ``despite``: dependents that a delete does not wait for, as they are
+    in a circle with the key."""
 
     key: str
     verb: Verb
     old: Value | None
     new: Value | None
+    needs: tuple[Dependency, ...] = ()
     after: tuple[int, ...] = ()
     wave: int = 0
     reason: str = ""
@@ -100,15 +109,15 @@ def _operation(
 ) -> Operation:
     before = waits.get(node)
     after = _positions(before, position) if before else ()
-    leaves = node.startswith(_GONE)
-    key = node[1:] if leaves else node
-    reason = decisions.removed.get(key, "")
-    if leaves:
-        return Operation(key, Verb.DELETE, decisions.actual.values[key], None, after, wave, reason, despite)
-    desired = decisions.desired.values[key]
-    if key in decisions.updates:
-        return Operation(key, Verb.UPDATE, decisions.actual.values[key], desired, after, wave, reason)
-    return Operation(key, Verb.CREATE, None, desired, after, wave, reason)
+    if node not in decisions.rank:
+        key = node.removeprefix(_GONE)
+        old, reason = decisions.actual.values[key], decisions.removed[key]
+        return Operation(key, _DELETE, old, None, (), after, wave, reason, despite)
+    desired, needs = decisions.desired.values[node], decisions.desired.needs(node)
+    reason = decisions.removed.get(node, "")
+    if node in decisions.updates:
+        return Operation(node, _UPDATE, decisions.actual.values[node], desired, needs, after, wave, reason)
+    return Operation(node, _CREATE, None, desired, needs, after, wave, reason)
 
 
 def _positions(nodes: Sequence[str], position: Mapping[str, int]) -> tuple[int, ...]:
@@ -176,24 +185,33 @@ class _Depth:
 
 def _order_arrivals(decisions: Decisions, waits: _Waits) -> None:
     """Dependencies first; a key that is recreated goes before it comes."""
+    needs_of = decisions.desired.needs
+    known: tuple[Dependency, ...] = ()
+    awaited: list[str] = []
     for key, rank in decisions.rank.items():
+        needs = needs_of(key)
+        if needs is not known:  # thousands in a row need the same
+            known, awaited = needs, [target for need in needs for target in _awaited(decisions, need, rank)]
+        if awaited:
+            waits[key] += awaited
         if key in decisions.removed:
             waits[key].append(_GONE + key)
-        for need in decisions.desired.needs(key):
-            if _stays(decisions, need):
-                continue
-            for target in need.keys:
-                # Alternatives that were ranked later may themselves wait for this one.
-                if decisions.rank.get(target, rank) < rank:
-                    waits[key].append(target)
 
 
-def _stays(decisions: Decisions, need: Dependency) -> bool:
-    """Whether one of the keys is there and is not touched: one is enough."""
-    for key in need.keys:
-        if key in decisions.actual.values and key not in decisions.removed and key not in decisions.rank:
-            return True
-    return False
+def _awaited(decisions: Decisions, need: Dependency, rank: int) -> list[str]:
+    """The keys that an arrival of this rank waits for; none if one is there and is not touched: one is enough.
+
+    Alternatives that were ranked later may themselves wait for this one.
+    """
+    awaited = []
+    for target in (need.key,) if need.key else need.any_of:
+        at = decisions.rank.get(target)
+        if at is None:
+            if target in decisions.actual.values and target not in decisions.removed:
+                return []
+        elif at < rank:
+            awaited.append(target)
+    return awaited
 
 
 def _order_claims(decisions: Decisions, waits: _Waits, late: Collection[str]) -> None:
@@ -314,7 +332,8 @@ def reverse(
         after = tuple(sorted(position[later] for later in undone_after[index]))
         wave = 1 + max((result[place].wave for place in after), default=-1)
         verb = {Verb.CREATE: Verb.DELETE, Verb.DELETE: Verb.CREATE, Verb.UPDATE: Verb.UPDATE}[done.verb]
-        result.append(Operation(done.key, verb, done.new, done.old, after=after, wave=wave, reason="revert"))
+        needs = () if done.old is None else registry.needs(done.key, done.old)
+        result.append(Operation(done.key, verb, done.new, done.old, needs, after, wave, reason="revert"))
     return tuple(result)
 
 

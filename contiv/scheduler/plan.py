@@ -18,7 +18,7 @@ Next in the flow: ``operations.py`` draws the edges between operations, ``execut
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Set
 
 from msgspec import Struct
 
@@ -78,6 +78,8 @@ class _Planner:
         # To be created or updated; a dictionary for its order, as thousands of keys are sorted more than once.
         self._wanted: dict[str, None] = {}
         self._rank: dict[str, int] = {}  # those of _wanted whose dependencies will be met, in a possible order
+        self._held: dict[str, list[str]] = {}  # those of _wanted that wait, by a key that would help, in order
+        self._met: tuple[Dependency, ...] = ()  # the last dependencies found satisfied
 
     def plan(self, touched: set[str]) -> Plan:
         """Decide until nothing changes any more; each round settles at least one more key, so it ends."""
@@ -104,16 +106,16 @@ class _Planner:
         """Judge each touched key alone."""
         self._removed, self._returning, self._updates = {}, set(), set()
         self._wanted, self._adopted, self._kept = {}, [], []
+        desired_of, actual_of = self._desired.values.get, self._actual.values.get
         for key in sorted(touched):
-            desired, actual = self._desired.values.get(key), self._actual.values.get(key)
+            desired, actual = desired_of(key), actual_of(key)
+            if actual is None:  # no descriptor has to be asked
+                if desired is not None:
+                    self._wanted[key] = None
+                continue
             change = diff(self._registry.find(key), key, desired=desired, actual=actual)
             if change is Change.DELETE:
                 self._removed[key] = "unwanted"
-                continue
-            if change is Change.CREATE:
-                self._wanted[key] = None
-                continue
-            if actual is None:
                 continue
             if key in broken or key in self._cyclic:
                 self._remove_returning(key, "its dependencies are absent")
@@ -169,27 +171,33 @@ class _Planner:
     def _resolve(self) -> set[str]:
         """Rank what can be applied, from below. Returns unsettled keys that exist and have to be judged as
         well."""
-        self._rank = {}
+        self._rank, self._held, self._met = {}, {}, ()
+        rank = self._rank
         late: set[str] = set()
         work = sorted(self._wanted, reverse=True)
         for key in self._kept:
             if key not in self._removed:
-                self._call_dependents(key, work, late)
+                self._invite(self._desired.dependents(key), work, late)
         while work:
             key = work.pop()
-            if key in self._rank or key in self._cyclic or not self._met(key):
+            if key in rank or key in self._cyclic:
                 continue
-            self._rank[key] = len(self._rank)
-            self._call_dependents(key, work, late)
+            lacking = self._lacking(key)
+            if lacking is not None:
+                for target in lacking.keys:
+                    self._held.setdefault(target, []).append(key)
+                continue
+            rank[key] = len(rank)
+            dependents = self._desired.dependents(key)
+            if dependents:
+                work += reversed(self._held.pop(key, ()))
+                self._invite(dependents, work, late)
         return late
 
-    def _call_dependents(self, key: str, work: list[str], late: set[str]) -> None:
-        """Have those looked at, now or by another round, that may have waited for the key."""
-        dependents = self._desired.dependents(key)
-        for dependent in sorted(dependents, reverse=True) if dependents else ():
-            if dependent in self._wanted:
-                work.append(dependent)
-            elif dependent not in self._actual and dependent in self._desired:
+    def _invite(self, dependents: Set[str], work: list[str], late: set[str]) -> None:
+        """Those of a key's dependents that nobody has touched: absent ones join, others have to be judged."""
+        for dependent in sorted([key for key in dependents if key not in self._wanted], reverse=True):
+            if dependent not in self._actual and dependent in self._desired:
                 self._wanted[dependent] = None
                 work.append(dependent)
             elif dependent in self._unsettled:
@@ -198,11 +206,18 @@ class _Planner:
     def _unmet(self, key: str) -> tuple[Dependency, ...]:
         return tuple([n for n in self._needs(key) if not self._any_available(n)])
 
-    def _met(self, key: str) -> bool:
-        for need in self._needs(key):  # noqa: SIM110 - asked twice for every value of a resync
-            if not self._any_available(need):
-                return False
-        return True
+    def _lacking(self, key: str) -> Dependency | None:
+        """The first dependency that nothing ranked or there satisfies."""
+        needs = self._needs(key)
+        if needs is self._met:  # thousands in a row need the same, and what is ranked stays so
+            return None
+        for need in needs:
+            if need.key in self._rank:
+                continue
+            if need.key in self._held or not self._any_available(need):
+                return need
+        self._met = needs
+        return None
 
     def _needs(self, key: str) -> tuple[Dependency, ...]:
         """What the wanted value needs; one that is there already does not wait for what a creation waits for."""

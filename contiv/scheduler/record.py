@@ -91,19 +91,17 @@ def operation_records(
 ) -> tuple[OperationRecord, ...]:
     """Records in the order of the plan; what was never started has the result "planned"."""
     records = []
+    spans: dict[tuple[float, float], tuple[float, float]] = {}  # thousands of one batch have the same
     for index, operation in enumerate(operations):
         done = executions.get(index)
+        result, error, span = "planned", "", (0.0, 0.0)
+        if done is not None:
+            result, error = done.result, str(done.error) if done.error else ""
+            times = (done.started, done.ended)
+            span = spans.get(times) or (round(times[0] - start, 6), round(times[1] - times[0], 6))
+            spans[times] = span
         records.append(
-            OperationRecord(
-                key=operation.key,
-                verb=operation.verb,
-                wave=operation.wave,
-                result=done.result if done else "planned",
-                reason=operation.reason,
-                error=str(done.error) if done and done.error else "",
-                start_s=round(done.started - start, 6) if done else 0.0,
-                duration_s=round(done.ended - done.started, 6) if done else 0.0,
-            )
+            OperationRecord(operation.key, operation.verb, operation.wave, result, operation.reason, error, *span)
         )
     return tuple(records)
 

@@ -194,8 +194,9 @@ class Scheduler:
         self._number += 1
         number, started, start = self._number, self._wall_clock(), self._clock()
         resync = txn.resync or (Resync.DOWNSTREAM if self._blind else None)
-        previous = {key: self._desired.values.get(key) for key in staged}
-        standing = {key: self._unsettled[key] for key in staged if key in self._unsettled}
+        undoable = staged if txn.revert_on_failure else ()
+        previous = {key: self._desired.values.get(key) for key in undoable}
+        standing = {key: self._unsettled[key] for key in undoable if key in self._unsettled}
         touched = self._want(staged, whole=resync in (Resync.FULL, Resync.UPSTREAM)) | set(retry)
         run = _Run()
         try:
@@ -233,9 +234,8 @@ class Scheduler:
                 self._desired.remove(key)
             else:
                 self._desired.put(key, entry[0], entry[1])
-        for key in touched:
-            if key in self._unsettled:
-                self._unsettled[key] = KeyStatus(State.PENDING)
+        for key in touched & self._unsettled.keys():
+            self._unsettled[key] = KeyStatus(State.PENDING)
         return touched
 
     async def _refresh(self, under: str) -> set[str]:
@@ -314,10 +314,10 @@ class Scheduler:
         for key in sorted(concerned):
             status = self._judge(run, key, failures.get(key) or cycles.get(key))
             states[key] = status
-            if status.state in (State.PENDING, State.FAILED):
-                self._unsettled[key] = status
-            else:
+            if status is APPLIED or status is REMOVED:
                 self._unsettled.pop(key, None)
+            else:
+                self._unsettled[key] = status
         self._retry_changed.set()
         return states
 

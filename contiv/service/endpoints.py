@@ -119,14 +119,14 @@ def parse(slice_: kube.EndpointSlice, place: Place) -> Slice | None:
         packed = b"".join(packed[number * size : (number + 1) * size] for number in fit)
         regions = bytes(regions[number] for number in fit)
         endpoints = tuple(endpoints[number] for number in fit)
-    foreign = Region.ELSEWHERE in regions
+    foreign = _ELSEWHERE in regions
     own = _own(packed, regions, place) if foreign else regions.translate(_OWN_PODS)
     flags = hashing.endpoint_flags(endpoints, own, place.node, place.zone)
     return Slice(
         version=version,
         addresses=packed,
         flags=flags,
-        kinds=bytes(sorted(set(flags))),
+        kinds=hashing.distinct(flags),
         ports=slice_.ports,
         foreign=foreign,
         strangers=tuple(_strangers(endpoints, regions)) if foreign else (),
@@ -148,6 +148,7 @@ def _read_ipv6(endpoints: Iterable[kube.Endpoint]) -> tuple[bytes, bytes]:
     return bytes(packed), bytes(regions)
 
 
+_ELSEWHERE: Final = int(Region.ELSEWHERE)
 _FIT_REGIONS: Final = bytes((Region.OWN_PODS, Region.PODS, Region.ELSEWHERE))
 _OWN_PODS: Final = bytes(region == Region.OWN_PODS for region in range(256))
 

@@ -47,6 +47,11 @@ class Kind(IntEnum):
     EXTERNAL_IP = 5
 
 
+# Python 3.11 finds a member of an enumeration slowly, and every service is asked for these two.
+CLUSTER_IP: Final = Kind.CLUSTER_IP
+HEALTH_CHECK: Final = Kind.HEALTH_CHECK
+
+
 class Claim(msgspec.Struct, frozen=True, gc=False):
     """One address, port and protocol. ``index`` is the place in the service's ports, -1 for the health check's."""
 
@@ -172,9 +177,8 @@ def claims_of(service: kube.Service, node: NodeView) -> tuple[tuple[Claim, ...],
             for address in node.own_addresses
             if address.version == node.host.version
         )
-    claims = _free(service, claims, node, faults)
     claims.sort(key=_KIND)
-    return tuple(claims), tuple(faults)
+    return tuple(_free(service, claims, node, faults)), tuple(faults)
 
 
 def _host_ports(service: PodPorts, node: NodeView) -> tuple[tuple[Claim, ...], tuple[Fault, ...]]:
@@ -204,8 +208,8 @@ def _host_ports(service: PodPorts, node: NodeView) -> tuple[tuple[Claim, ...], t
 
 
 def _free(service: kube.Service, claims: list[Claim], node: NodeView, faults: list[Fault]) -> list[Claim]:
-    """The claims but for those of ports that the node needs itself."""
-    if all(claim.kind == Kind.CLUSTER_IP for claim in claims):
+    """The claims, in order of kind, but for those of ports that the node needs itself."""
+    if not claims or claims[-1].kind == CLUSTER_IP:
         return claims
     kept = (*node.kept, *_tunnel(node))
     free: list[Claim] = []
@@ -253,7 +257,7 @@ def _cluster_ips(service: kube.Service, node: NodeView, faults: list[Fault]) -> 
         if address is None:
             faults.append(_fault(service, f"clusterIPs[{number}]", f"{text!r} is no IP address"))
             continue
-        found.append((Kind.CLUSTER_IP, address))
+        found.append((CLUSTER_IP, address))
         if address not in node.services and address.version == node.services.version:
             reason = f"{text} lies outside of the service CIDR {node.services}, so that hosts do not reach it"
             remedy = "set ipamConfig.serviceCIDR as the API server has it"
@@ -294,9 +298,9 @@ def _unfit(address: Address, node: NodeView) -> str:
 
 
 def _parsed(text: str) -> Address | None:
-    packed, region = hashing.read_ipv4((text,), ())
-    if region[0] != hashing.UNREADABLE:  # several times faster than the standard library
-        return Address(4, int.from_bytes(packed, "big"))
+    value = hashing.ipv4(text)
+    if value is not None:  # several times faster than the standard library
+        return Address(4, value)
     try:
         return Address.parse(text)
     except ValueError:

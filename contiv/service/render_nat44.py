@@ -36,8 +36,8 @@ from contiv.model import kube, vpp
 from contiv.model.ip import Address
 from contiv.model.service import Backend
 from contiv.service.endpoints import DRAINING, LOCAL, READY, Choice, Slice
-from contiv.service.frontends import PROTOCOLS, VXLAN_PORT, Claim, Kind, NodeView, name_of
-from contiv.service.renderer import Answer, Options, Part, Serving, serving
+from contiv.service.frontends import CLUSTER_IP, PROTOCOLS, VXLAN_PORT, Claim, Kind, NodeView, name_of
+from contiv.service.renderer import SERVE, Answer, Options, Part, Serving, serving
 
 UDP: Final = PROTOCOLS["UDP"]
 SCTP: Final = PROTOCOLS["SCTP"]
@@ -106,20 +106,22 @@ class Nat44Renderer:
         label = name_of(service)
         for claim in claims:
             # claims of one port differ in what the two traffic policies say, and in nothing else
-            kind = (claim.index, claim.kind == Kind.CLUSTER_IP)
+            internal = claim.kind == CLUSTER_IP
+            kind = (claim.index, internal)
             if kind not in known:
                 answer = serving(service, claim, slices, node)
                 records = self._records(answer, node)
                 known[kind] = (answer, records if affinity_s else _with_draining(records, answer))
             answer, records = known[kind]
-            if answer.answer is Answer.SERVE or (answer.answer is Answer.REFUSE and claim.kind != Kind.CLUSTER_IP):
+            serves = answer.answer is SERVE
+            if serves or (answer.answer is Answer.REFUSE and not internal):
                 address, port, protocol = claim.address, claim.port, claim.protocol
                 rendered[vpp.nat_mapping_key(address, port, protocol)] = vpp.NatMapping(
                     address=address,
                     port=port,
                     protocol=protocol,
                     backends=records,
-                    affinity_s=affinity_s if answer.answer is Answer.SERVE else 0,
+                    affinity_s=affinity_s if serves else 0,
                     hide_client=answer.hide_client,
                     label=label,
                 )
@@ -134,7 +136,7 @@ class Nat44Renderer:
 
     def backends(self, serving: Serving, node: NodeView) -> tuple[Backend, ...]:
         """Where connections end; nowhere if they are refused."""
-        if serving.answer is not Answer.SERVE:
+        if serving.answer is not SERVE:
             return ()
         return tuple(_unpack(self._records(serving, node)))
 
@@ -143,7 +145,7 @@ class Nat44Renderer:
         return serving.hide_client
 
     def _records(self, answer: Serving, node: NodeView) -> bytes:
-        if answer.answer is Answer.DROP:
+        if not answer.parts:  # dropped
             return b""
         # shares stay; of weights like these the lowest bit does not matter
         return hashing.double_weights(self._pack(answer.parts, answer.choice, node), vpp.NAT_BACKENDS_MAX)

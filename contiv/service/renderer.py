@@ -16,7 +16,7 @@ from contiv.model import cnat, kube, vpp
 from contiv.model.ip import Address
 from contiv.model.service import Backend
 from contiv.service.endpoints import Choice, Slice, choose
-from contiv.service.frontends import LOCAL_POLICY, Claim, Kind, NodeView
+from contiv.service.frontends import CLUSTER_IP, HEALTH_CHECK, LOCAL_POLICY, Claim, NodeView
 
 REFUSING_PORT: Final = 1
 """The host answers there with a TCP reset or ICMP port unreachable: tcpmux, historic since RFC 7805."""
@@ -32,6 +32,10 @@ class Answer(Enum):
     SERVE = "serve"
     REFUSE = "refuse"
     DROP = "drop"
+
+
+SERVE: Final = Answer.SERVE
+"""Python 3.11 finds a member of an enumeration slowly."""
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):
@@ -97,9 +101,9 @@ class Renderer(Protocol):
 
 def serving(service: kube.Service, claim: Claim, slices: Sequence[Slice], node: NodeView) -> Serving:
     """Who answers a claim on this node, by the service's traffic policies and its endpoints."""
-    if claim.kind == Kind.HEALTH_CHECK:
-        return Serving(Answer.SERVE, (_host(node, claim.port),), hide_client=True)
-    external = claim.kind != Kind.CLUSTER_IP
+    if claim.kind == HEALTH_CHECK:
+        return Serving(SERVE, (_host(node, claim.port),), hide_client=True)
+    external = claim.kind != CLUSTER_IP
     policy = service.external_traffic_policy if external else service.internal_traffic_policy
     local = policy == LOCAL_POLICY
     port = service.ports[claim.index]
@@ -115,7 +119,7 @@ def serving(service: kube.Service, claim: Claim, slices: Sequence[Slice], node: 
     wish = service.traffic_distribution
     choice = choose(kinds, local=local, publish_not_ready=ready, distribution=wish)
     if choice is not None:
-        return Serving(Answer.SERVE, tuple(parts), choice, external and not local)
+        return Serving(SERVE, tuple(parts), choice, external and not local)
     if local and choose(kinds, local=False, publish_not_ready=ready, distribution="") is not None:
         return Serving(Answer.DROP)
     return Serving(Answer.REFUSE, (_host(node, REFUSING_PORT),), hide_client=True)

@@ -21,6 +21,8 @@ from contiv.model.ip import Address
 from contiv.model.service import Frontend, FrontendKey
 from contiv.service.endpoints import Fault, Place, Slice, parse, ready_here
 from contiv.service.frontends import (
+    CLUSTER_IP,
+    HEALTH_CHECK,
     POD,
     PROTOCOL_NAMES,
     Claim,
@@ -33,7 +35,7 @@ from contiv.service.frontends import (
     source_ranges,
 )
 from contiv.service.hostports import pod_ports
-from contiv.service.renderer import Answer, Renderer, Value, serving
+from contiv.service.renderer import SERVE, Answer, Renderer, Value, serving
 
 Changes = dict[str, msgspec.Struct | None]
 
@@ -349,11 +351,11 @@ class ServiceState:
         entry = self._entries.get(name)
         claims = entry.claims if entry is not None else ()
         mine = [claim for claim in claims if self._claimants[claim.key][0] == (claim.kind, name)]
-        if len(mine) == 1 and mine[0].kind != Kind.HEALTH_CHECK:
+        if len(mine) == 1 and mine[0].kind != HEALTH_CHECK:
             return mine
         held: dict[FrontendKey, Claim] = {}
         for claim in mine:
-            if claim.kind != Kind.HEALTH_CHECK or claim.address != self.node.host:
+            if claim.kind != HEALTH_CHECK or claim.address != self.node.host:
                 held.setdefault(claim.key, claim)
         return list(held.values())
 
@@ -415,7 +417,7 @@ class ServiceState:
         if before is not None and before in self.health and self.health[before].service == name:
             del self.health[before]
         for claim in held:
-            if claim.kind == Kind.HEALTH_CHECK:
+            if claim.kind == HEALTH_CHECK:
                 self.health[claim.port] = HealthCheck(name, ready_here(self._of(name)))
                 self._health_ports[name] = claim.port
                 return
@@ -430,22 +432,22 @@ class ServiceState:
         foreign = any(each.foreign for each in slices)
         service = entry.service
         restricted = bool(service.load_balancer_source_ranges)
-        if not foreign and all(claim.kind == Kind.CLUSTER_IP for claim in entry.claims):
+        if not foreign and all(claim.kind == CLUSTER_IP for claim in entry.claims):
             return
         ranges = source_ranges(service)[0] if restricted else ()
         for claim in self._held(name):
             answer = serving(service, claim, slices, self.node)
             limits = ranges if claim.kind == Kind.LOAD_BALANCER else ()
-            if answer.answer is Answer.DROP or claim.kind == Kind.HEALTH_CHECK:
+            if answer.answer is Answer.DROP or claim.kind == HEALTH_CHECK:
                 continue
-            if claim.kind == Kind.CLUSTER_IP and answer.answer is Answer.REFUSE:
+            if claim.kind == CLUSTER_IP and answer.answer is Answer.REFUSE:
                 continue
             backends = self.renderer.backends(answer, self.node)
             strange = foreign and any(each.address not in self.node.pods for each in backends)
-            serves = answer.answer is Answer.SERVE
+            serves = answer.answer is SERVE
             hidden = serves and self.renderer.hides_client(answer, self.node)
             # on an address of a node or of the outside, which a pod's own list would judge before translation
-            if hidden or limits or strange or (serves and claim.kind != Kind.CLUSTER_IP):
+            if hidden or limits or strange or (serves and claim.kind != CLUSTER_IP):
                 yield Frontend(
                     address=claim.address,
                     port=claim.port,

@@ -266,11 +266,19 @@ def test_flags_of_endpoints_are_those_of_this_node_and_zone() -> None:
         hashing.endpoint_flags(seen, bytes(2), "here", "a")
 
 
-def test_addresses_of_endpoints_are_read_like_any_text() -> None:
-    texts = ["10.1.1.2", "", "10.2.0.1"]
+def test_addresses_of_endpoints_are_packed_with_the_network_around_them() -> None:
+    texts = ["10.1.1.2", "", "10.2.0.1", "010.1.1.2"]
     networks = [(0x0A010000, 0xFFFF0000)]
     seen = [kube.Endpoint(address=text) for text in texts]
-    assert hashing.read_endpoints(seen, networks) == hashing.read_ipv4(texts, networks)
+    packed = bytes((10, 1, 1, 2)) + bytes(4) + bytes((10, 2, 0, 1)) + bytes(4)
+    within = bytes((0, hashing.UNREADABLE, 1, hashing.UNREADABLE))
+    assert hashing.read_endpoints(seen, networks) == (packed, within)
+    assert [hashing.ipv4(text) for text in texts] == [0x0A010102, None, 0x0A020001, None]
+
+
+@given(st.binary())
+def test_distinct_bytes_are_sorted(data: bytes) -> None:
+    assert hashing.distinct(data) == bytes(sorted(set(data)))
 
 
 @given(st.lists(st.integers(0, 127), max_size=12), st.integers(0, 255))
