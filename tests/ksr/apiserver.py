@@ -71,6 +71,7 @@ class RealCluster(HttpCluster):
                 f"--service-account-signing-key-file={key}",
                 f"--token-auth-file={tokens}",
                 "--authorization-mode=RBAC",
+                "--allow-privileged=true",  # as kubeadm has it: a vswitch is
                 "--disable-admission-plugins=ServiceAccount",
                 "--endpoint-reconciler-type=none",
                 stdout=log,
