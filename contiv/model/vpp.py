@@ -258,11 +258,15 @@ class NatSettings(_Value, frozen=True, kw_only=True):
 
 class NatInterface(_Value, frozen=True, kw_only=True):
     """NAT44-ED's features on an interface. ``output``: what leaves by it gets a pool address (source NAT), and replies
-    that come in by it are translated back, unless it is ``one_way``."""
+    that come in by it are translated back, unless it is ``one_way``.
+
+    ``classified``: what comes in by an interface that is inside is looked at as if it were outside, too. It is not:
+    VPP keeps a FIB entry for each mapping on each outside interface, and finds them by a linear search."""
 
     interface: str
     inside: bool = False
     outside: bool = False
+    classified: bool = False
     output: bool = False
     one_way: bool = False
 

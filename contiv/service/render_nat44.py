@@ -94,7 +94,7 @@ class Nat44Renderer:
 
     def interface(self, name: str) -> tuple[str, vpp.Value]:
         """A pod is client and backend."""
-        return vpp.entry(vpp.NatInterface(interface=name, inside=True, outside=True))
+        return vpp.entry(vpp.NatInterface(interface=name, inside=True, classified=True))
 
     def service(
         self, service: kube.Service, claims: Iterable[Claim], slices: Sequence[Slice], node: NodeView

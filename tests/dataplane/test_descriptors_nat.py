@@ -135,6 +135,7 @@ VARIANTS = [
         mapping({"10.1.1.9": 9}, address=address("192.168.16.1"), hide_client=True, label="another"),
         mapping(several(200, first=30), address=address("10.96.0.12"), affinity_s=5),
     ).items(),
+    *entries(model.NatInterface(interface="inner", inside=True, classified=True)).items(),
 ]
 
 
@@ -152,6 +153,28 @@ async def test_any_configuration_turns_into_any_other_and_is_read_back_as_wanted
         assert (await scheduler.inspect()).empty, f"round {number}: {(await scheduler.inspect()).operations}"
         read = await a_scheduler(api).commit(Txn(wanted, resync=Resync.FULL))
         assert read.plan.empty, f"round {number}: {read.plan.operations}"
+
+
+async def test_interfaces_that_come_late_leave_nothing_of_a_mapping_that_goes(
+    api: Recorded, vpp: contiv.vpp.Vpp
+) -> None:
+    web = mapping(several(2))
+    pod = entries(
+        model.Loopback(name="inner", instance=60, mac="12:2a:00:00:00:01"),
+        model.NatInterface(interface="inner", inside=True, classified=True),
+    )
+    scheduler = a_scheduler(api)
+    await scheduler.commit(Txn(entries(SETTINGS, web), resync=Resync.FULL))
+    before = await routes(vpp)
+    (await scheduler.commit(Txn(pod))).raise_for_errors()
+    assert await routes(vpp) == before, "an outside interface would have a route to each mapping"
+    await scheduler.commit(Txn(dict.fromkeys(entries(web))))
+    assert str(VIP) + "/32" not in await routes(vpp)
+    assert (await scheduler.inspect()).empty
+
+
+async def routes(vpp: contiv.vpp.Vpp) -> set[str]:
+    return {str(entry.route.prefix) for entry in await vpp.dump("ip_route", table={"table_id": 0})}
 
 
 async def test_drift_made_by_hand_is_mended_by_a_resync(api: Recorded, vpp: contiv.vpp.Vpp) -> None:

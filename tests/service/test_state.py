@@ -426,7 +426,7 @@ def test_a_slice_may_move_to_another_service() -> None:
 def test_pods_interfaces_come_and_go() -> None:
     held, _ = state()
     assert held.interfaces_changed({"pod1", "pod2"}) == {
-        f"vpp/nat-interface/{name}": vpp.NatInterface(interface=name, inside=True, outside=True)
+        f"vpp/nat-interface/{name}": vpp.NatInterface(interface=name, inside=True, classified=True)
         for name in ("pod1", "pod2")
     }
     assert held.interfaces_changed({"pod2"}) == {"vpp/nat-interface/pod1": None}

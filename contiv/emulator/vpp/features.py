@@ -57,6 +57,15 @@ class FeatureArcs:
 
     def __init__(self) -> None:
         self._enabled: dict[tuple[str, int], dict[str, Node]] = {}
+        self._declared: dict[tuple[str, str], Node] = {}
+
+    def declare(self, arc: str, *, feature: str, node: Node) -> None:
+        """Let a feature be enabled by its name alone."""
+        self._declared[arc, feature] = node
+
+    def declared(self, arc: str, feature: str) -> Node | None:
+        """The node of a feature that was declared, or None."""
+        return self._declared.get((arc, feature))
 
     def enable(self, interface: Interface, arc: str, *, feature: str, node: Node) -> None:
         """Put ``node`` on the interface's arc under the name ``feature``."""

@@ -105,6 +105,9 @@ class Nat44:
             arc: ShallowReassembly(arc, graph.errors, graph.clock, resume=resume)
             for arc, resume in (("ip4-unicast", self._resume_input), ("ip4-output", self._resume_output))
         }
+        self._node_of = {1: self.nodes.in2out, 2: self.nodes.out2in, 3: self.nodes.classify}
+        for side, feature in _FEATURE.items():
+            graph.features.declare("ip4-unicast", feature=feature, node=self._node_of[side])
 
     # -- the plugin -------------------------------------------------------------------------------------------------
 
@@ -475,9 +478,7 @@ class Nat44:
         if before:
             features.disable(interface, "ip4-unicast", feature=_FEATURE[before])
         if after:
-            name = _FEATURE[after]
-            node = {1: self.nodes.in2out, 2: self.nodes.out2in, 3: self.nodes.classify}[int(after)]
-            features.enable(interface, "ip4-unicast", feature=name, node=node)
+            features.enable(interface, "ip4-unicast", feature=_FEATURE[after], node=self._node_of[int(after)])
 
     def _use_shallow(self, interface: Interface, arc: str, *, by: int) -> None:
         shallow = self._shallow[arc]

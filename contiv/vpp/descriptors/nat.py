@@ -29,6 +29,9 @@ INSIDE: Final = 0x20
 INPUT_ARC: Final = "ip4-unicast"
 INPUT_OF_OUTPUT: Final = ("nat-pre-out2in", "nat44-out2in-worker-handoff")
 """What an output interface does with replies, without and with workers (nat44_ed_add_output_interface)."""
+INPUT_OF_INSIDE: Final = ("nat-pre-in2out", "nat44-in2out-worker-handoff")
+CLASSIFIERS: Final = ("nat44-ed-classify", "nat44-handoff-classify")
+"""What an interface does with what comes in that is inside, and that is outside as well (nat44_ed_add_interface)."""
 MAIN_VRF: Final = 0
 IDENTITY_TAG: Final = f"{OWNER}identity"
 SETTINGS: Final = "vpp/nat-settings"
@@ -115,7 +118,7 @@ class NatInterfaceDescriptor(Descriptor[model.NatInterface, None]):
         return (ON_NAT, on_interface(value.interface))
 
     def must_recreate(self, key: str, old: model.NatInterface, new: model.NatInterface) -> bool:
-        return (old.output, old.one_way) != (new.output, new.one_way)
+        return (old.output, old.one_way, old.classified) != (new.output, new.one_way, new.classified)
 
     async def create(self, key: str, value: model.NatInterface) -> None:
         index = self._interfaces.index(value.interface)
@@ -123,7 +126,9 @@ class NatInterfaceDescriptor(Descriptor[model.NatInterface, None]):
         if value.output and index not in await self._outputs():
             await self._api.call("nat44_ed_add_del_output_interface", sw_if_index=index, is_add=True)
         if value.one_way:
-            await asyncio.gather(*(self._input(index, feature, enable=False) for feature in INPUT_OF_OUTPUT))
+            await self._take(index, INPUT_OF_OUTPUT)
+        if value.classified:
+            await self._classify(index)
 
     async def update(self, key: str, old: model.NatInterface, new: model.NatInterface, metadata: None) -> None:
         index = self._interfaces.index(new.interface)
@@ -132,6 +137,8 @@ class NatInterfaceDescriptor(Descriptor[model.NatInterface, None]):
 
     async def delete(self, key: str, value: model.NatInterface, metadata: None) -> None:
         index = self._interfaces.index(value.interface)
+        if value.classified:
+            await self._take(index, CLASSIFIERS)
         await self._features(index, value, is_add=False)
         if value.output:  # VPP takes its input features away again: that one is not there does not matter to it
             await remove(self._api, "nat44_ed_add_del_output_interface", sw_if_index=index, is_add=False)
@@ -141,6 +148,8 @@ class NatInterfaceDescriptor(Descriptor[model.NatInterface, None]):
             return ()
         flags = {entry.sw_if_index: int(entry.flags) for entry in await self._api.dump("nat44_interface")}
         outputs = await self._outputs()
+        insiders = [index for index, sides in flags.items() if sides == INSIDE]
+        classified = dict(zip(insiders, await asyncio.gather(*map(self._is_classified, insiders)), strict=True))
         found = []
         for index in sorted({*flags, *outputs}):
             name = self._interfaces.name(index)
@@ -149,26 +158,45 @@ class NatInterfaceDescriptor(Descriptor[model.NatInterface, None]):
                     interface=name,
                     inside=bool(flags.get(index, 0) & INSIDE),
                     outside=bool(flags.get(index, 0) & OUTSIDE),
+                    classified=classified.get(index, False),
                     output=index in outputs,
-                    one_way=index in outputs and not await self._has_input(index),
+                    one_way=index in outputs and not await self._has(index, INPUT_OF_OUTPUT),
                 )
                 found.append(Actual(key=model.key_of(value), value=value, metadata=None))
         return found
+
+    async def _classify(self, index: int) -> None:
+        """Put the classifier in the place of the inside's own feature; which of each, depends on VPP's workers."""
+        inside = await self._enabled(index, INPUT_OF_INSIDE)
+        await self._take(index, INPUT_OF_INSIDE)
+        await asyncio.gather(
+            *(self._input(index, CLASSIFIERS[INPUT_OF_INSIDE.index(feature)], enable=True) for feature in inside)
+        )
+
+    async def _is_classified(self, index: int) -> bool:
+        return await self._has(index, CLASSIFIERS)
+
+    async def _take(self, index: int, features: Iterable[str]) -> None:
+        """Take features away; one that is not there does not matter to VPP."""
+        await asyncio.gather(*(self._input(index, feature, enable=False) for feature in features))
 
     async def _input(self, index: int, feature: str, *, enable: bool) -> None:
         await self._api.call(
             "feature_enable_disable", sw_if_index=index, enable=enable, arc_name=INPUT_ARC, feature_name=feature
         )
 
-    async def _has_input(self, index: int) -> bool:
-        """Whether what comes in by an output interface is looked at."""
+    async def _has(self, index: int, features: Sequence[str]) -> bool:
+        return bool(await self._enabled(index, features))
+
+    async def _enabled(self, index: int, features: Sequence[str]) -> list[str]:
+        """Those of the features that look at what comes in."""
         replies = await asyncio.gather(
             *(
                 self._api.call("feature_is_enabled", arc_name=INPUT_ARC, feature_name=feature, sw_if_index=index)
-                for feature in INPUT_OF_OUTPUT
+                for feature in features
             )
         )
-        return any(reply.is_enabled for reply in replies)
+        return [feature for feature, reply in zip(features, replies, strict=True) if reply.is_enabled]
 
     async def _outputs(self) -> set[int]:
         return {entry.sw_if_index for entry in await self._api.dump("nat44_ed_output_interface")}

@@ -98,13 +98,18 @@ class ClassifyHandlers:
     # -- features ---------------------------------------------------------------------------------------------------
 
     def feature_enable_disable(self, message: Any) -> None:
-        """Only taking one away: to put one in its node would have to be known by name."""
+        """Taking any away, and putting in those whose node is known by name."""
         interface = self._machine.interface(message.sw_if_index)
-        if message.arc_name not in ARCS:
+        arc, feature, features = message.arc_name, message.feature_name, self._machine.graph.features
+        if arc not in ARCS:
             raise Refusal("INVALID_VALUE")
-        if message.enable:
+        if not message.enable:
+            features.disable(interface, arc, feature=feature)
+            return
+        node = features.declared(arc, feature)
+        if node is None:
             raise Refusal("UNIMPLEMENTED")
-        self._machine.graph.features.disable(interface, message.arc_name, feature=message.feature_name)
+        features.enable(interface, arc, feature=feature, node=node)
 
     def feature_is_enabled(self, message: Any) -> Fields:
         if message.arc_name not in ARCS:
