@@ -2,7 +2,8 @@
 decoding.
 
 A link of ours says so in its alias: ``contiv:<key>``, one word for each owner, so that a resync finds what an
-earlier process made. Words of others in the alias stay.
+earlier process made. Words of others in the alias stay. The kernel takes no alias at a birth, but a group: a link of
+our group that names no owner was made by a process that ended before it could say so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from contiv.linux.netlink import CREATE, EXCL, Conversation, Request, gone
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19  # linux/rtnetlink.h
 IFF_UP: Final = 1
 OWNER: Final = "contiv:"
+GROUP: Final = int.from_bytes(b"cont", "big")
+"""The group that links of ours are born in (ip-link(8)); it means nothing to the kernel."""
 LOOPBACK: Final = 1
 """The index of ``lo`` in every namespace (net/core/dev.c gives it the first)."""
 
@@ -36,10 +39,16 @@ class Link(msgspec.Struct, frozen=True):
     peer: int = 0
     parent: int = 0
     master: int = 0
+    group: int = 0
 
     def owned_by(self, key: str) -> bool:
         """Whether the alias names ``key``."""
         return OWNER + key in self.alias.split()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is ours, and whoever made it never came to naming the owner."""
+        return self.group == GROUP and not self.owners
 
     @property
     def owners(self) -> tuple[str, ...]:
@@ -76,7 +85,7 @@ def create_veth(
     if peer_netns is not None:
         other.append(("IFLA_NET_NS_FD", peer_netns))
     data = {"attrs": [("VETH_INFO_PEER", {"attrs": other})]}
-    attributes: list[tuple[str, Any]] = [("IFLA_IFNAME", name), ("IFLA_MTU", mtu)]
+    attributes: list[tuple[str, Any]] = [("IFLA_IFNAME", name), ("IFLA_MTU", mtu), ("IFLA_GROUP", GROUP)]
     if mac is not None:
         attributes.append(("IFLA_ADDRESS", mac))
     attributes.append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}))
@@ -94,6 +103,7 @@ def create_macvlan(name: str, parent: int, *, netns: int, mtu: int) -> Request:
         ("IFLA_LINK", parent),
         ("IFLA_NET_NS_FD", netns),
         ("IFLA_MTU", mtu),
+        ("IFLA_GROUP", GROUP),
         ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "macvlan"), ("IFLA_INFO_DATA", data)]}),
     )
     return Request(RTM_NEWLINK, CREATE | EXCL, message, f"macvlan {name}", "creation")
@@ -181,4 +191,5 @@ def _link(answer: Any) -> Link:
         peer=(answer.get_attr("IFLA_LINK") or 0) if kind == "veth" else 0,
         parent=(answer.get_attr("IFLA_LINK") or 0) if kind == "macvlan" else 0,
         master=answer.get_attr("IFLA_MASTER") or 0,
+        group=answer.get_attr("IFLA_GROUP") or 0,
     )

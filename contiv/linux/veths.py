@@ -106,11 +106,11 @@ def _made(conversation: Conversation, key: str, veth: Veth) -> links.Link:
 
 
 def _clear(conversation: Conversation, key: str, veth: Veth) -> None:
-    """Make room for the pair: remove ours of that name; refuse when the name is another's."""
+    """Make room for the pair: remove ours of that name, marked or not; refuse when the name is another's."""
     link = links.find(conversation, veth.name)
     if link is None:
         where = veth.peer_netns or "the own namespace"
         raise KernelRefusal(f"veth {veth.name}", f"peer {veth.peer} in {where}", errno.EEXIST)
-    if not link.owned_by(key):
+    if not link.owned_by(key) and not link.unfinished:
         raise KernelRefusal(f"veth {veth.name}", "name", errno.EEXIST, detail="the link is not this agent's")
     conversation.run([links.remove(link.index, name=veth.name)])

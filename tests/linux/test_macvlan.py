@@ -10,7 +10,7 @@ import pytest
 from contiv.linux import links, netns
 from contiv.linux.descriptors import MacvlanDescriptor, VethDescriptor
 from contiv.linux.errors import KernelRefusal, NamespaceMissing
-from contiv.linux.netlink import Conversation
+from contiv.linux.netlink import Conversation, Request
 from contiv.linux.netns import OWN, Workers
 from contiv.model.linux import Macvlan, Veth, macvlan_key, veth_key
 
@@ -43,6 +43,32 @@ async def test_the_pod_gets_a_link_with_the_mac_of_the_far_end_and_loses_it_agai
     await descriptor.delete(key, value, index)
     assert list(await descriptor.retrieve({key: value})) == []
     await pairs.delete(veth_key(near), pair, pair_index)
+
+
+async def test_a_link_whose_maker_died_before_it_could_mark_it_is_made_anew_and_a_strangers_is_not(
+    new_netns: list[str], workers: Workers, near: str
+) -> None:
+    pairs, descriptor = VethDescriptor(workers), MacvlanDescriptor(workers)
+    far = f"{near}p"
+    pair = Veth(near, far, peer_mac=MAC)
+    pair_index = await pairs.create(veth_key(near), pair)
+    key, value = macvlan_key(far), Macvlan(parent=far, name="eth0", netns=new_netns[0], mtu=1450)
+    index = await descriptor.create(key, value)
+    unmarked = [links.set_alias(index, "", name="eth0")]  # as it was born
+    await workers.inside(new_netns[0], lambda: _run(unmarked))
+    anew = await descriptor.create(key, value)
+    assert anew != index
+    assert [found.value for found in await descriptor.retrieve({key: value})] == [value]
+    await descriptor.delete(key, value, anew)
+    await workers.inside(new_netns[0], lambda: _run([links.create_bridge("eth0", mtu=1450)]))
+    with pytest.raises(KernelRefusal, match="there already"):
+        await descriptor.create(key, value)
+    await pairs.delete(veth_key(near), pair, pair_index)
+
+
+def _run(requests: list[Request]) -> None:
+    with Conversation() as conversation:
+        conversation.run(requests)
 
 
 async def test_a_pod_that_is_gone_took_its_link_along_and_left_the_pair(

@@ -83,6 +83,19 @@ async def test_a_foreign_link_of_that_name_is_neither_taken_nor_removed(
     assert after == link
 
 
+async def test_a_pair_whose_maker_died_before_it_could_mark_it_is_made_anew(
+    new_netns: list[str], workers: Workers, near: str
+) -> None:
+    descriptor = VethDescriptor(workers)
+    veth = Veth(near, f"{near}p", peer_mac=MAC)
+    with Conversation() as conversation:
+        conversation.run([links.create_veth(near, f"{near}p", peer_mac=MAC, mtu=1500)])  # and here it died
+    index = await descriptor.create(veth_key(near), veth)
+    (actual,) = [found for found in await descriptor.retrieve({veth_key(near): veth}) if found.key == veth_key(near)]
+    assert actual.value == veth
+    await descriptor.delete(veth_key(near), veth, index)
+
+
 async def test_a_taken_peer_name_is_reported_with_its_namespace(
     new_netns: list[str], workers: Workers, near: str
 ) -> None:

@@ -7,6 +7,7 @@ Made in one request, already inside the pod: a link that exists takes the kernel
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -48,7 +49,13 @@ class MacvlanDescriptor(Descriptor[Macvlan, int]):
 
     async def create(self, key: str, value: Macvlan) -> int:
         """Make the link in the pod and mark it as ours; a link of that name there already is refused."""
-        return await self._workers.in_turn((OWN, lambda: _create(value)), (value.netns, lambda: _mark(key, value)))
+        birth = (OWN, lambda: _create(value)), (value.netns, lambda: _mark(key, value))
+        try:
+            return await self._workers.in_turn(*birth)
+        except KernelRefusal as refusal:
+            if refusal.code != errno.EEXIST or not await self._workers.inside(value.netns, lambda: _cleared(value)):
+                raise
+        return await self._workers.in_turn(*birth)
 
     async def delete(self, key: str, value: Macvlan, metadata: int) -> None:
         """Remove the link; it, or its namespace, gone already is fine."""
@@ -107,6 +114,16 @@ def _create(value: Macvlan) -> None:
         ) from refusal
     finally:
         os.close(target)
+
+
+def _cleared(value: Macvlan) -> bool:
+    """In the pod: whether a link of that name was ours and never marked, so that nobody misses it. It is gone then."""
+    with Conversation() as conversation:
+        link = links.find(conversation, value.name)
+        if link is None or not link.unfinished:
+            return False
+        conversation.run([links.remove(link.index, name=value.name)])
+    return True
 
 
 def _remove(key: str, value: Macvlan) -> None:
