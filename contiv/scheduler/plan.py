@@ -78,9 +78,8 @@ class _Planner:
         # To be created or updated; a dictionary for its order, as thousands of keys are sorted more than once.
         self._wanted: dict[str, None] = {}
         self._rank: dict[str, int] = {}  # those of _wanted whose dependencies will be met, in a possible order
-        self._held: defaultdict[str, list[str]] = defaultdict(
-            list
-        )  # those of _wanted that wait, by a key that would help, in order
+        # Those of _wanted that wait, by a key that would help, in order.
+        self._held: defaultdict[str, list[str]] = defaultdict(list)
         self._met: tuple[Dependency, ...] = ()  # the last dependencies found satisfied
 
     def plan(self, touched: set[str]) -> Plan:
