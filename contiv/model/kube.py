@@ -372,6 +372,7 @@ AnyKind: TypeAlias = (
     Kind[Namespace] | Kind[Node] | Kind[Pod] | Kind[NetworkPolicy] | Kind[Service] | Kind[EndpointSlice]
 )
 KINDS: Final[tuple[AnyKind, ...]] = (NAMESPACES, NODES, PODS, NETWORK_POLICIES, SERVICES, ENDPOINT_SLICES)
+_PLURAL_AT: Final = len(keys.K8S)
 _BY_PLURAL: Final[dict[str, AnyKind]] = {kind.plural: kind for kind in KINDS}
 
 
@@ -379,7 +380,8 @@ def kind_of(key: str) -> AnyKind:
     """The kind that a key under ``keys.K8S`` belongs to; KeyError for a key of no kind."""
     if not key.startswith(keys.K8S):
         raise KeyError(key)
-    return _BY_PLURAL[key[len(keys.K8S) :].split("/", 1)[0]]
+    end = key.find("/", _PLURAL_AT)
+    return _BY_PLURAL[key[_PLURAL_AT:end] if end >= 0 else key[_PLURAL_AT:]]
 
 
 def name_of(key: str) -> tuple[str, str]:

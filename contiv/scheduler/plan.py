@@ -18,6 +18,7 @@ Next in the flow: ``operations.py`` draws the edges between operations, ``execut
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container, Iterable, Set
 
 from msgspec import Struct
@@ -78,7 +79,8 @@ class _Planner:
         # To be created or updated; a dictionary for its order, as thousands of keys are sorted more than once.
         self._wanted: dict[str, None] = {}
         self._rank: dict[str, int] = {}  # those of _wanted whose dependencies will be met, in a possible order
-        self._held: dict[str, list[str]] = {}  # those of _wanted that wait, by a key that would help, in order
+        # Those of _wanted that wait, by a key that would help, in order.
+        self._held: defaultdict[str, list[str]] = defaultdict(list)
         self._met: tuple[Dependency, ...] = ()  # the last dependencies found satisfied
 
     def plan(self, touched: set[str]) -> Plan:
@@ -171,7 +173,8 @@ class _Planner:
     def _resolve(self) -> set[str]:
         """Rank what can be applied, from below. Returns unsettled keys that exist and have to be judged as
         well."""
-        self._rank, self._held, self._met = {}, {}, ()
+        self._rank, self._met = {}, ()
+        self._held.clear()
         rank = self._rank
         late: set[str] = set()
         work = sorted(self._wanted, reverse=True)
@@ -185,7 +188,7 @@ class _Planner:
             lacking = self._lacking(key)
             if lacking is not None:
                 for target in lacking.keys:
-                    self._held.setdefault(target, []).append(key)
+                    self._held[target].append(key)
                 continue
             rank[key] = len(rank)
             dependents = self._desired.dependents(key)

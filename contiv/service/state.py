@@ -321,7 +321,8 @@ class ServiceState:
             elif mine not in others:
                 self._claimants[claim.key] = tuple(sorted((*others, mine)))
                 losers.update(other for _, other in others)
-        return losers - {name}
+        losers.discard(name)
+        return losers
 
     def _disclaim(self, name: str, claims: Iterable[Claim]) -> set[str]:
         """Withdraw claims; returns the services that may have won one."""
@@ -333,7 +334,8 @@ class ServiceState:
                 winners.update(other for _, other in rest)
             else:
                 self._claimants.pop(claim.key, None)
-        return winners - {name}
+        winners.discard(name)
+        return winners
 
     def _reclaim(self, name: str, old: tuple[Claim, ...], new: tuple[Claim, ...]) -> set[str]:
         """Replace a service's claims; returns the services that mean something else now."""

@@ -83,7 +83,7 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
     # An interface that becomes outside costs VPP a FIB entry for each mapping that is there, found by a linear search,
     # and leaves the entry behind when the mapping goes (nat44_ed.c, nat44_ed_add_del_sm_fib_reg_entries).
     create_after = (NatInterfaceDescriptor.name,)
-    create_at_once = 4096
+    create_at_once = 1024  # VPP works on the first while the next are made
 
     def __init__(self, api: Api) -> None:
         self._api = api
