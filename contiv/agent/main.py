@@ -283,12 +283,15 @@ class _Agent:
         while True:
             if self.vpp.generation == self._generation:
                 log.error("VPP is gone", reason=await self.vpp.wait_disconnected())
+            if self.custody is not None:  # what the host is given stands in for the NIC, and would cut it off beside it
+                self.scheduler.hold("the kernel may have its NIC back")
             # at once: an old number may mean another interface in the VPP that comes
             self.source.forget()
             self.interfaces.replace({})
             await self.vpp.wait_connected()
             if self.custody is not None:
                 await self.custody.steal()
+                self.scheduler.release()
             self._generation = self.vpp.generation
             log.info("VPP is back", version=self.vpp.version)
             if self.controller.synced:  # what is desired stands; Linux too, unless the NIC changed hands meanwhile
