@@ -22,7 +22,7 @@ from tests.e2e.world import World, address, eventually
 
 pytestmark = pytest.mark.root
 
-COMBINATIONS = list(itertools.product(("two", "one", "dhcp"), ("vxlan", "nooverlay")))
+COMBINATIONS = list(itertools.product(("two", "one", "dhcp"), ("vxlan", "nooverlay", "auto")))
 FIRST_S = 10.0
 MOVE_S = 60.0
 """VPP's DHCP client waits ever longer before it asks again."""
@@ -41,8 +41,18 @@ async def test_pods_hosts_and_the_world_reach_each_other(build: Build, nics: str
         await assert_outside(world, pods)
         await assert_sources(world, pods)
         await assert_services(world)
+        assert await tunnels(world) == (len(world.cluster.nodes) if transport == "vxlan" else 0)
         if nics == "one":
             await assert_host_traffic_through_the_stolen_nic(world)
+
+
+async def tunnels(world: World) -> int:
+    """How many VXLAN tunnels all nodes have together."""
+    found = 0
+    for node in world.cluster.nodes:
+        async with world.vpp(node.number) as api:
+            found += len(await api.dump("vxlan_tunnel_v2", sw_if_index=0xFFFFFFFF))
+    return found
 
 
 async def assert_reaches(world: World, source: str, target: str) -> None:
