@@ -130,7 +130,7 @@ async def test_a_vswitch_that_is_late_leaves_alone_what_the_kernel_has_again(
     build: Build, before: dict[str, NicState]
 ) -> None:
     """The agent sleeps through the grace time. Awake, it has a VPP, a pod to wire, and a NIC that is held back."""
-    async with build(1, {"stnGraceSeconds": 2.0}, nics="one") as world:
+    async with build(1, {"stnGraceSeconds": GRACE_S}, nics="one") as world:
         stolen, agent = Stolen(world), world.agent_pid(1)
         await stolen.confirmed()
         async with stolen.reachable() as reachable:
