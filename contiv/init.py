@@ -226,9 +226,9 @@ class _Dataplane(_Child):
         return environment(self._kind)
 
     async def prepare(self) -> None:
+        devices = await pci_devices(self._config, self._node, vpp_socket=self._sockets.api)
         run_dir = Path(self._sockets.run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        devices = await pci_devices(self._config, self._node, vpp_socket=self._sockets.api)
         conf = startup_conf(
             self._config.vpp,
             run_dir=str(run_dir),

@@ -8,6 +8,7 @@ puts over it. ``resolve`` puts a node's section over the cluster-wide keys with 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -21,6 +22,7 @@ LINK_NAME_MAX: Final = 15
 """IFNAMSIZ - 1 (net/if.h)."""
 PCI_ADDRESS: Final = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]")
 """Domain, bus, device and function, as below /sys/bus/pci/devices."""
+FINGERPRINT_LENGTH: Final = 16
 INTERCONNECT: Final = "ipamConfig.nodeInterconnectCIDR"
 
 
@@ -58,6 +60,11 @@ class NodeConfig(NodeConfigSpec, frozen=True, kw_only=True):
     """The same with the node's name: a section of the file, a resource in etcd."""
 
     node_name: str
+
+
+def fingerprint(resource: NodeConfig) -> str:
+    """What tells two resources apart, in few characters: who reflects one and who applies it mean the same."""
+    return hashlib.sha256(msgspec.json.encode(resource, order="deterministic")).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):

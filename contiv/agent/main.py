@@ -47,7 +47,7 @@ from contiv.linux import rcu
 from contiv.linux.descriptors import linux_descriptors
 from contiv.linux.netns import Workers
 from contiv.model.ip import Network
-from contiv.model.node import NodeClaim, NodeStatus
+from contiv.model.node import ConfigVerdict, NodeClaim, NodeStatus
 from contiv.model.vpp import PREFIX as VPP_PREFIX
 from contiv.network.handler import NetworkHandler
 from contiv.network.ipam import ClusterSubnets
@@ -169,6 +169,7 @@ class _Agent:
         self.vpp = vpp
         self.persistence = persistence
         self.mirror = mirror
+        self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._generation = vpp.generation
         self._feed: Feed | None = None
         self.registry = metrics.registry()
@@ -212,7 +213,7 @@ class _Agent:
         )
         self.custody = Custody(config, chosen.stolen, vpp, self.scheduler, self.network) if chosen.stolen else None
         self.reconfiguration = Reconfiguration(
-            file, choice, mirror, workers, node=me.name, put=self.controller.put, on_other_nics=on_end
+            file, choice, mirror, workers, node=me.name, call=self.controller.call, on_other_nics=on_end
         )
         self.leases = Leases(vpp, self.interfaces, self.network)
         self.health.add_liveness("controller", self.controller.problem)
@@ -284,12 +285,15 @@ class _Agent:
         while True:
             if self.vpp.generation == self._generation:
                 log.error("VPP is gone", reason=await self.vpp.wait_disconnected())
+            if self.custody is not None:  # what the host is given stands in for the NIC, and would cut it off beside it
+                self.scheduler.hold("the kernel may have its NIC back")
             # at once: an old number may mean another interface in the VPP that comes
             self.source.forget()
             self.interfaces.replace({})
             await self.vpp.wait_connected()
             if self.custody is not None:
                 await self.custody.steal()
+                self.scheduler.release()
             self._generation = self.vpp.generation
             log.info("VPP is back", version=self.vpp.version)
             if self.controller.synced:  # what is desired stands; Linux too, unless the NIC changed hands meanwhile
@@ -320,6 +324,15 @@ class _Agent:
             return "the first resync is not done"
         return None if self.vpp.connected else "VPP is not connected"
 
+    def _verdict(self) -> ConfigVerdict | None:
+        """What became of the node's resource: not in force as long as something of the node itself is not there."""
+        verdict, unsettled = self.reconfiguration.verdict, self.scheduler.unsettled
+        if verdict is None or verdict.problem or not unsettled:
+            return verdict
+        for key in sorted(self.network.host_keys() & unsettled.keys()):
+            return msgspec.structs.replace(verdict, problem=str(unsettled[key].error or f"{key}: not there yet"))
+        return verdict
+
     def _status(self, rest: str) -> NodeStatus:
         node = self.network.node
         return NodeStatus(
@@ -327,7 +340,7 @@ class _Agent:
             name=self.me.name,
             version=__version__,
             dataplane=self.vpp.version,
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            started_at=self._started_at,
             rest=rest,
             pod_subnet=str(node.pod_subnet),
             pod_cluster_subnet=str(self.network.subnets.pods),
@@ -335,6 +348,7 @@ class _Agent:
             host_address=str(node.host_linux.address),
             uplink=self.network.me.uplink,
             vxlan=str(node.vxlan),
+            node_config=self._verdict(),
         )
 
 

@@ -18,13 +18,14 @@ import structlog
 
 from contiv.agent import nics
 from contiv.config import Config
-from contiv.controller.event import Event
-from contiv.errors import ContivError, StoreError
+from contiv.controller.event import Event, HandlerError, QueueFullError
+from contiv.errors import ContivError, SchedulerError, StoreError
 from contiv.linux.netns import Workers
 from contiv.model import keys
+from contiv.model.node import ConfigVerdict
 from contiv.network import node_config
 from contiv.network.events import NicsChange
-from contiv.nodeconfig import Interface, Nics, NodeConfig
+from contiv.nodeconfig import Interface, Nics, NodeConfig, fingerprint
 from contiv.store.client import Etcd
 from contiv.store.mirror import LocalMirror
 
@@ -101,10 +102,11 @@ class Reconfiguration:
         workers: Workers,
         *,
         node: str,
-        put: Callable[[Event], Awaitable[object]],
+        call: Callable[[Event], Awaitable[object]],
         on_other_nics: Callable[[], None],
     ) -> None:
-        """``config`` is the file's; ``on_other_nics`` is called when the agent has to start anew."""
+        """``config`` is the file's; ``call`` has an event processed; ``on_other_nics`` is called when the agent has to
+        start anew."""
         self.problem = choice.problem
         self.ended = ""
         self._file = config
@@ -114,9 +116,16 @@ class Reconfiguration:
         self._mirror = mirror
         self._workers = workers
         self._node = node
-        self._put = put
+        self._call = call
         self._on_other_nics = on_other_nics
         self._turn = asyncio.Lock()
+
+    @property
+    def verdict(self) -> ConfigVerdict | None:
+        """What became of the resource that was judged last; None when there is none."""
+        if self._judged is None:
+            return None
+        return ConfigVerdict(fingerprint=fingerprint(self._judged), problem=self.problem or "")
 
     async def follow(self, etcd: Etcd) -> None:
         """Apply what changes, for ever."""
@@ -140,32 +149,51 @@ class Reconfiguration:
 
     async def take(self, wanted: NodeConfig | None) -> None:
         """Apply a resource (None: it is gone) as far as that is possible under a running VPP."""
-        if wanted == self._judged:
-            return
-        self._judged, self.problem = wanted, None
+        if wanted != self._judged:
+            problem = await self._apply(wanted)
+            if not self.ended:  # else the next agent is to judge
+                self._judged, self.problem = wanted, problem
+
+    async def _apply(self, wanted: NodeConfig | None) -> str | None:
+        """Do what a running VPP allows; what keeps the resource from being in force, None when nothing does."""
         if wanted == self._resource:
-            return
+            return None
         config = self._file.under(wanted)
         if node_config.bound(config, self._node) != node_config.bound(self._config, self._node):
-            self._keep(WAITS)
-            return
+            return _kept(WAITS)
         try:
             chosen = await nics.choose(config, self._node, self._workers)
         except ContivError as error:
-            self._keep(f"{error}; {KEPT}")
-            return
+            return _kept(f"{error}; {KEPT}")
         if not same_nics(self._config.nics(self._node), config.nics(self._node)):
             self.ended = f"node {self._node} is configured with other NICs; start the agent anew"
             self._on_other_nics()
-            return
+            return None
         log.info("node configuration changed", resource=wanted)
-        await self._put(NicsChange(uplink=chosen.uplink, nics=chosen.others, hide_pods=hides_pods(config, self._node)))
+        await self._render(
+            NicsChange(uplink=chosen.uplink, nics=chosen.others, hide_pods=hides_pods(config, self._node))
+        )
         await node_config.put_in_force(self._mirror, self._node, wanted)
         self._config, self._resource = config, wanted
+        return None
 
-    def _keep(self, problem: str) -> None:
-        self.problem = problem
-        log.error("node configuration not applied", problem=problem)
+    async def _render(self, change: NicsChange) -> None:
+        """Return when the transaction is over. What failed in it is retried and told with its key, as ever."""
+        while True:
+            try:
+                await self._call(change)
+            except QueueFullError:
+                await asyncio.sleep(RETRY_S)
+            except (HandlerError, SchedulerError) as error:
+                log.warning("node configuration not complete yet", error=str(error))
+                return
+            else:
+                return
+
+
+def _kept(problem: str) -> str:
+    log.error("node configuration not applied", problem=problem)
+    return problem
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:

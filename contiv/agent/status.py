@@ -20,10 +20,13 @@ log = structlog.get_logger(__name__)
 LEASE_TTL_S: Final = 10
 RETRY_S: Final = 2.0
 REVOKE_TIMEOUT_S: Final = 1.0
+CHECK_S: Final = 1.0
+"""Between looks whether there is something else to say, where nobody has said so."""
 
 
 async def publish(etcd: Etcd, status: Callable[[], NodeStatus], *, changed: asyncio.Event) -> None:
-    """Keep the status in etcd until cancelled, anew when it ``changed``; a lease that was lost is taken anew."""
+    """Keep the status in etcd as it is until cancelled: looked at now and then and when it ``changed``. A lost lease is
+    taken anew."""
     while True:
         try:
             await _hold(etcd, status, changed)
@@ -37,12 +40,15 @@ async def _hold(etcd: Etcd, status: Callable[[], NodeStatus], changed: asyncio.E
     lease = await etcd.lease(LEASE_TTL_S)
     lost = asyncio.create_task(lease.lost.wait())
     try:
+        told = None
         while not lost.done():
             changed.clear()
             now = status()
-            await etcd.put(keys.node_status(now.name), msgspec.json.encode(now), lease=lease)
+            if now != told:
+                await etcd.put(keys.node_status(now.name), msgspec.json.encode(now), lease=lease)
+                told = now
             other = asyncio.create_task(changed.wait())
-            await asyncio.wait([lost, other], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([lost, other], timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED)
             other.cancel()
     finally:
         lost.cancel()

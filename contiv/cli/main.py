@@ -153,7 +153,13 @@ def candidate(
     show_default=True,
     help="nodes with a NIC for the data plane alone, with one NIC, which is stolen, or with one addressed by DHCP",
 )
-@click.option("--transport", type=click.Choice(["vxlan", "nooverlay"]), default="vxlan", show_default=True)
+@click.option(
+    "--transport",
+    type=click.Choice(["vxlan", "nooverlay", "auto"]),
+    default="vxlan",
+    show_default=True,
+    help="between nodes; auto: no overlay, for all of the demo's nodes share a subnet",
+)
 @click.option("--manifests", type=click.Path(exists=True, path_type=Path), default=None, help="folder or file")
 @click.option("--keep", is_flag=True, help="leave the cluster running until Ctrl-C")
 @click.option("--kubeconfig", default=None, help="use this real API server instead of the emulated one")

@@ -3,7 +3,8 @@
 In: the cluster's configuration, what etcd holds, objects of the API. Out: sections for etcd, as an agent reads them,
 and for each object the status that it should have. A resource is checked as it will count, over the file's section of
 its node, and against the addresses of the other nodes, those included that follow from their IDs. One that is refused
-changes nothing; it is judged again when another one changes, which may have been in its way. No I/O.
+changes nothing; it is judged again when another one changes, which may have been in its way. Of one that is accepted
+its node's agent says whether it is in force. No I/O.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from contiv.errors import ConfigError
 from contiv.model import keys
 from contiv.model.ip import Address, Network
 from contiv.model.kubewire import ObjectError, explain, identify
-from contiv.model.node import NodeClaim
+from contiv.model.node import ConfigVerdict, NodeClaim
 from contiv.network.ipam import ClusterSubnets
 from contiv.nodeconfig import NodeConfig, NodeConfigSpec
 from contiv.reflection.collection import Refuse
@@ -32,10 +33,15 @@ log = structlog.get_logger(__name__)
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A resource's status, in the original's words. ``state``: Success, or Failure."""
+    """A resource's status, in the original's words and one more. ``state``: Accepted until the node's agent has said
+    what became of it, Success once it is in force, Failure with the reason."""
 
     state: str
     message: str
+
+
+ACCEPTED: Final = Status("Accepted", "accepted; the node's agent has not applied it yet")
+APPLIED: Final = Status("Success", "applied by the node's agent")
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -52,11 +58,11 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 class _Seen(msgspec.Struct, frozen=True):
-    """An object as it was last seen, and what is to be said of it."""
+    """An object as it was last seen, and why it is refused; None when it is in force."""
 
     raw: msgspec.Raw
     told: Any
-    status: Status
+    refusal: Status | None
 
 
 _objects: Final = msgspec.json.Decoder(_Object)
@@ -80,6 +86,7 @@ class NodeConfigs:
         self._in_force: dict[str, NodeConfig] = {}
         self._seen: dict[str, _Seen] = {}
         self._derived: dict[str, Address] = {}
+        self._verdicts: dict[str, ConfigVerdict | None] = {}
         self._changed = False
 
     def key(self, namespace: str, name: str) -> str:
@@ -113,10 +120,9 @@ class NodeConfigs:
             section = self._admit(name, raw)
         except ObjectError as error:
             kept = "; what it said before stays in force" if name in self._in_force else ""
-            status = Status("Failure", f"{error.field}: {error.problem}{kept}")
-            self._seen[name] = _Seen(raw, told, status)
+            self._seen[name] = _Seen(raw, told, Status("Failure", f"{error.field}: {error.problem}{kept}"))
             raise
-        self._seen[name] = _Seen(raw, told, Status("Success", "accepted; the node's agent reads it from etcd"))
+        self._seen[name] = _Seen(raw, told, None)
         self._changed = self._changed or self._in_force.get(name) != section
         self._in_force[name] = section
         return keys.node_config(name), _encoder.encode(section)
@@ -130,11 +136,27 @@ class NodeConfigs:
     def to_judge_again(self) -> list[msgspec.Raw]:
         """The resources that are refused, if anything in force has changed since this was last asked."""
         changed, self._changed = self._changed, False
-        return [seen.raw for seen in self._seen.values() if seen.status.state == "Failure"] if changed else []
+        return [seen.raw for seen in self._seen.values() if seen.refusal is not None] if changed else []
+
+    def forget_verdicts(self) -> None:
+        """All agents are about to be heard anew."""
+        self._verdicts.clear()
+
+    def heard(self, node: str, verdict: ConfigVerdict | None) -> None:
+        """Take a node's agent's word on its resource; None when it says nothing, or is gone."""
+        self._verdicts[node] = verdict
 
     def untold(self) -> dict[str, Status]:
         """What the objects' status should say and does not yet, by name."""
-        return {name: seen.status for name, seen in self._seen.items() if seen.told != msgspec.to_builtins(seen.status)}
+        due = {name: seen.refusal or self._became(name) for name, seen in self._seen.items()}
+        return {name: status for name, status in due.items() if self._seen[name].told != msgspec.to_builtins(status)}
+
+    def _became(self, name: str) -> Status:
+        """What the node's agent made of the resource that is in force here."""
+        verdict = self._verdicts.get(name)
+        if verdict is None or verdict.fingerprint != nodeconfig.fingerprint(self._in_force[name]):
+            return ACCEPTED
+        return Status("Failure", f"not applied: {verdict.problem}") if verdict.problem else APPLIED
 
     def _admit(self, name: str, raw: msgspec.Raw) -> NodeConfig:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +42,8 @@ class Outside:
         self._workers = workers
         self._namespace = namespace
         self._terms = directory / "dhcp.json"
-        self._log = directory / "dhcp.log"
+        self.log = directory / "dhcp.log"
+        """What its DHCP server says."""
         self._server: Process | None = None
 
     @property
@@ -63,12 +65,14 @@ class Outside:
     async def serve_dhcp(self) -> None:
         """Lease addresses from now on."""
         self.lease(POOL)
-        argv = [sys.executable, "-m", "contiv.demo.dhcp", UPLINK, str(self._terms)]
-        self._server = await processes.start("dhcp", argv, log=self._log, netns=self.netns)
-        log = self._log
+        await self.serve([sys.executable, "-m", "contiv.demo.dhcp", UPLINK, str(self._terms)], until="listening")
+
+    async def serve(self, argv: Sequence[str], *, until: str) -> None:
+        """Run a DHCP server, whose log says ``until`` once it listens."""
+        self._server = await processes.start("dhcp", argv, log=self.log, netns=self.netns)
 
         async def listening() -> bool:
-            return "listening" in log.read_text()
+            return until in self.log.read_text()
 
         await processes.ready(self._server, listening, timeout_s=READY_S, what="socket")
 

@@ -49,10 +49,19 @@ class Attachment(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
         return Address.parse(self.address)
 
 
+class ConfigVerdict(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """What an agent made of its node's ``NodeConfig`` resource, by the resource's fingerprint. ``problem`` says why it
+    is not in force; empty when it is."""
+
+    fingerprint: str
+    problem: str = ""
+
+
 class NodeStatus(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """What an agent tells the cluster of itself, under its lease: gone with the agent.
 
     ``rest`` is where ``netctl`` reaches it: ``http://host:port`` or ``unix:/path``. Networks and addresses as text.
+    ``node_config`` is None while the file alone counts.
     """
 
     id: int
@@ -67,3 +76,4 @@ class NodeStatus(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     host_address: str
     uplink: str
     vxlan: str
+    node_config: ConfigVerdict | None = None

@@ -89,6 +89,13 @@ class RetrieveError(SchedulerError):
         self.cause = cause
 
 
+class HeldError(RetrieveError):
+    """The scheduler was told to keep its hands off the data plane, and why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("data plane", None, text=reason)
+
+
 class TransactionError(SchedulerError):
     """Operations of one transaction failed: all of them in ``errors``, the first one in the text."""
 

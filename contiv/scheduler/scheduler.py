@@ -23,6 +23,7 @@ from contiv.log import get_logger
 from contiv.scheduler.descriptor import AnyDescriptor, Dependency, Value, lasting
 from contiv.scheduler.errors import (
     CycleError,
+    HeldError,
     InterruptedOperationError,
     OperationError,
     PendingError,
@@ -100,6 +101,7 @@ class Scheduler:
         self._actual = Graph(standing=True)
         self._unsettled: dict[str, KeyStatus] = {}
         self._blind = False
+        self._held = ""
         self._number = 0
         self._lock = asyncio.Lock()
         self._retry_changed = asyncio.Event()
@@ -126,6 +128,15 @@ class Scheduler:
     def readable(self) -> bool:
         """Whether the last attempt to read the data plane succeeded."""
         return not self._blind
+
+    def hold(self, reason: str) -> None:
+        """Change nothing from now on: transactions fail with the reason, what they want is desired all the same."""
+        self._held = reason
+
+    def release(self) -> None:
+        """Change things again. The next transaction reads everything first."""
+        self._held = ""
+        self._blind = True
 
     def status(self, key: str) -> KeyStatus:
         """How a key stands now."""
@@ -200,6 +211,8 @@ class Scheduler:
         touched = self._want(staged, whole=resync in (Resync.FULL, Resync.UPSTREAM)) | set(retry)
         run = _Run()
         try:
+            if self._held:
+                raise HeldError(self._held)
             if resync in (Resync.FULL, Resync.DOWNSTREAM):
                 touched |= await self._refresh("" if self._blind else txn.under)
             self._plan(run, touched)

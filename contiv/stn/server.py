@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket as sockets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -81,14 +82,25 @@ def _methods(keeper: Keeper) -> dict[str, Any]:
 
 
 def _answered(name: str, work: _Work) -> Callable[[Any, Any], Awaitable[pb.Reply]]:
-    """What the world does wrong becomes an answer; a bug of ours stays a gRPC error with a traceback in the log."""
+    """What the world does wrong becomes an answer; a bug of ours stays a gRPC error with a traceback in the log.
 
-    async def method(request: Any, _: Any) -> pb.Reply:
+    What was begun is finished although its caller is gone, killed or out of patience: gRPC cancels the method then, and
+    a NIC would be stolen without a clock, or a return left to nobody.
+    """
+    begun: set[asyncio.Task[pb.Reply]] = set()  # the loop itself holds tasks weakly
+
+    async def finish(request: Any) -> pb.Reply:
         try:
             return await work(request)
         except (ContivError, OSError) as error:
             log.warning("refused", call=name, error=str(error))
             return convert.error_reply(error)
+
+    async def method(request: Any, _: Any) -> pb.Reply:
+        task = asyncio.create_task(finish(request), name=f"stn {name}")
+        begun.add(task)
+        task.add_done_callback(begun.discard)
+        return await asyncio.shield(task)
 
     return method
 

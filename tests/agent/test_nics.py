@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,8 @@ from contiv.model.ip import Address, Network
 from contiv.network.render_nic import UPLINK
 from contiv.stn.errors import StnUnreachable
 from contiv.stn.model import NicInfo, StolenRoute
+from contiv.store.client import Etcd
+from contiv.store.embedded import EmbeddedEtcd
 
 _numbers = count()
 STOLEN = NicInfo(
@@ -44,6 +48,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     path = netns.create(name)
     monkeypatch.setattr(nics, "OWN", path)
     script = (
+        # without duplicate detection, which would change an address's flags some time later
+        "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad &&"
         "ip link add name eth0 type veth peer name far0 && ip link add name eth1 type veth peer name far1 &&"
         "ip link add name eth2 type veth peer name far2 && ip link add name br0 type bridge &&"
         "ip link set eth2 master br0 && ip link set far0 up && ip link set eth0 up &&"
@@ -98,6 +104,72 @@ async def test_a_nic_that_cannot_be_is_refused_by_key_value_and_remedy(
         await chosen(text)
     assert caught.value.key == key
     assert caught.value.remedy
+
+
+BAD = [
+    (
+        "agent",
+        "mainVPPInterface: {interfaceName: eth9}",
+        ("interfaceName = 'eth9'", "no such link", "name a kernel link"),
+    ),
+    ("agent", "mainVPPInterface: {interfaceName: eth0}", ("'eth0'", "default route", "set stealInterface: eth0")),
+    ("agent", "stealInterface: eth0", ("stnSocketFile = ", "no STN daemon answers", "start 'contiv stn'")),
+    ("init", "stealInterface: eth0", ("stnSocketFile = ", "no STN daemon answers", "start 'contiv stn'")),
+    ("agent", "mainVPPInterface: {interfaceName: eth2}", ("'eth2'", "bound to br0", "take it out of br0")),
+    (
+        "agent",
+        "mainVPPInterface: {interfaceName: '0000:9f:1f.7'}",
+        ("'0000:9f:1f.7'", "no such PCI device", "lspci -D"),
+    ),
+    ("init", "mainVPPInterface: {interfaceName: '0000:9f:1f.7'}", ("'0000:9f:1f.7'", "no such PCI device", "lspci")),
+    (
+        "agent",
+        "mainVPPInterface: {interfaceName: eth1, ip: 198.51.100.7/24}, gateway: 192.0.2.1",
+        ("gateway = '192.0.2.1'", "cannot be reached from 198.51.100.7/24", "choose an address in 198.51.100.0/24"),
+    ),
+]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("process", "section", "words"), BAD)
+async def test_a_process_with_a_nic_that_cannot_be_says_so_in_one_line_and_changes_nothing(
+    host: str, tmp_path: Path, process: str, section: str, words: tuple[str, ...]
+) -> None:
+    """Neither links, addresses and routes of the host, nor etcd: no node ID is taken for a node that does not come."""
+    before = state(host)
+    config = tmp_path / "contiv.yaml"
+    async with EmbeddedEtcd(tmp_path / "etcd") as server, await Etcd.connect([server.endpoint]) as etcd:
+        config.write_text(
+            f"{{nodeConfig: [{{nodeName: n, {section}}}], etcd: {{endpoints: ['{server.unix_endpoint}']}},"
+            f" runDir: {tmp_path}/run, stateDir: {tmp_path}/state, stnSocketFile: {tmp_path}/stn.sock,"
+            f" restListen: 'unix:{tmp_path}/rest', vpp: {{dataplane: emulator, runDir: {tmp_path}/vpp}}}}"
+        )
+        argv = [sys.executable, "-m", "contiv.cli.main", process, "--node", "n", "--config", str(config)]
+        done = subprocess.run(
+            netns.command_in(host, argv, die_with_parent=True), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode in (1, 2)
+        said = done.stderr.splitlines()[-1]
+        for word in words:
+            assert word in said
+        assert "Traceback" not in done.stderr
+        assert state(host) == before
+        assert not (await etcd.get_prefix("/contiv/")).records
+    assert not (tmp_path / "vpp").exists(), "no data plane was started"
+
+
+def state(host: str) -> list[str]:
+    """Links, addresses and routes as an operator sees them."""
+    words = ("-d link show", "addr show", "route show table all", "rule show", "neigh show nud permanent")
+    return [
+        subprocess.run(
+            netns.command_in(host, ["ip", *each.split()], die_with_parent=True),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for each in words
+    ]
 
 
 @pytest.mark.root

@@ -12,15 +12,16 @@ import pytest
 from contiv.agent import nics, reconfiguration
 from contiv.agent.reconfiguration import KEPT, WAITS, Choice, Reconfiguration, decide
 from contiv.config import Config, parse
-from contiv.controller.event import Event
-from contiv.errors import ConfigError
+from contiv.controller.event import Event, HandlerError, QueueFullError
+from contiv.errors import ConfigError, ContivError
 from contiv.linux.netns import Workers
 from contiv.model import keys
 from contiv.model.ip import Network
+from contiv.model.node import ConfigVerdict
 from contiv.network import node_config
 from contiv.network.events import NicsChange
 from contiv.network.render_nic import Uplink
-from contiv.nodeconfig import Interface, NodeConfig
+from contiv.nodeconfig import Interface, NodeConfig, fingerprint
 from contiv.store.client import Etcd
 from contiv.store.embedded import EmbeddedEtcd
 from contiv.store.mirror import LocalMirror
@@ -147,14 +148,17 @@ class Running:
 
     def __init__(self, mirror: LocalMirror, choice: Choice) -> None:
         self.pushed: list[Event] = []
+        self.failures: list[ContivError] = []
         self.ended = False
         self.reconfiguration = Reconfiguration(
-            FILE, choice, mirror, Workers(), node="n", put=self._put, on_other_nics=self._end
+            FILE, choice, mirror, Workers(), node="n", call=self._call, on_other_nics=self._end
         )
         self.take = self.reconfiguration.take
 
-    async def _put(self, event: Event) -> None:
+    async def _call(self, event: Event) -> None:
         self.pushed.append(event)
+        if self.failures:
+            raise self.failures.pop()
 
     def _end(self) -> None:
         self.ended = True
@@ -181,6 +185,27 @@ async def test_another_address_is_a_resync(running: Running, mirror: LocalMirror
     assert len(running.pushed) == 3
     assert await node_config.in_force(mirror, "n") is None
     assert not running.ended
+
+
+async def test_its_verdict_speaks_of_the_resource_that_was_judged(running: Running):
+    assert running.reconfiguration.verdict is None
+    await running.take(MOVED)
+    assert running.reconfiguration.verdict == ConfigVerdict(fingerprint=fingerprint(MOVED))
+    await running.take(MISSING)
+    told = running.reconfiguration.verdict
+    assert told is not None
+    assert told.fingerprint == fingerprint(MISSING)
+    assert "no such link" in told.problem
+    await running.take(OTHER_NIC)
+    assert running.reconfiguration.verdict == told, "the next agent will judge"
+
+
+async def test_a_full_queue_is_waited_for_and_what_failed_is_healed(running: Running, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reconfiguration, "RETRY_S", 0.0)
+    running.failures = [HandlerError("network", "resync", "NicsChange", OSError()), QueueFullError("NicsChange", 1)]
+    await running.take(MOVED)
+    assert len(running.pushed) == 2
+    assert running.reconfiguration.verdict == ConfigVerdict(fingerprint=fingerprint(MOVED))
 
 
 async def test_other_nics_end_the_agent_and_are_left_to_the_next(running: Running, mirror: LocalMirror):

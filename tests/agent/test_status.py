@@ -34,6 +34,24 @@ async def test_the_status_goes_with_the_agent(server: EmbeddedEtcd) -> None:
         assert await etcd.get(KEY) is None
 
 
+async def test_what_changes_by_itself_is_told_and_what_does_not_is_not(
+    server: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contiv.agent.status.CHECK_S", 0.05)
+    rest = [""]
+    async with await Etcd.connect([server.endpoint]) as etcd:
+        task = asyncio.create_task(publish(etcd, lambda: a_status("a", 1, rest[0]), changed=asyncio.Event()))
+        await appears(etcd)
+        await asyncio.sleep(0.2)
+        first = await etcd.get(KEY)
+        assert first is not None
+        assert first.version == 1
+        rest[0] = "unix:/elsewhere"
+        await appears(etcd, revision=first.mod_revision + 1)
+        task.cancel()
+        await asyncio.wait([task])
+
+
 async def test_an_agent_ends_although_etcd_is_away(server: EmbeddedEtcd) -> None:
     async with await Etcd.connect([server.endpoint]) as etcd:
         task = asyncio.create_task(publish(etcd, lambda: a_status("a", 1, ""), changed=asyncio.Event()))

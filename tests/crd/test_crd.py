@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import yaml
 from prometheus_client import CollectorRegistry
 
 from contiv.crd.nodeconfigs import PATH
 from contiv.model import keys, kube
+from contiv.model.node import ConfigVerdict
+from contiv.nodeconfig import NodeConfig, fingerprint
 from contiv.store.client import Etcd
 from contiv.store.embedded import EmbeddedEtcd
+from tests.cli.test_netctl import a_status
 from tests.crd.conftest import DEFINITION, Api, Crd, eventually, stored
 
 GOOD = {"mainVPPInterface": {"ip": "192.168.16.77/24"}}
@@ -36,7 +41,7 @@ async def test_a_resource_is_stored_changed_and_removed(api: Api, etcd: Etcd, cr
     async with crd(instance="one"):
         await api.apply("a", GOOD)
         await holds(etcd, a=GOOD)
-        await says(api, "a", "Success", "accepted")
+        await says(api, "a", "Accepted", "accepted")
         await api.apply("a", OTHER)
         await holds(etcd, a=OTHER)
         await api.delete("a")
@@ -56,7 +61,7 @@ async def test_a_bad_one_is_told_why_and_changes_nothing(api: Api, etcd: Etcd, c
         await says(api, "a", "Failure", "stays in force")
         await holds(etcd, a=GOOD)
         await api.apply("a", OTHER)
-        await says(api, "a", "Success")
+        await says(api, "a", "Accepted")
         await holds(etcd, a=OTHER)
 
 
@@ -65,7 +70,7 @@ async def test_what_changed_while_nobody_looked_is_marked_and_swept(api: Api, et
         for name, spec in (("a", GOOD), ("b", OTHER), ("c", {})):
             await api.apply(name, spec)
         await holds(etcd, a=GOOD, b=OTHER, c={})
-        await says(api, "c", "Success")
+        await says(api, "c", "Accepted")
     await api.delete("b")
     await api.apply("c", {"gateway": "192.168.16.254"})
     await api.apply("a", BAD)
@@ -79,12 +84,38 @@ async def test_what_changed_while_nobody_looked_is_marked_and_swept(api: Api, et
 async def test_an_address_that_becomes_free_is_given_to_who_waited(api: Api, etcd: Etcd, crd: Crd):
     async with crd():
         await api.apply("a", GOOD)
-        await says(api, "a", "Success")
+        await says(api, "a", "Accepted")
         await api.apply("b", GOOD)
         await says(api, "b", "Failure", "the address of a too")
         await api.delete("a")
         await holds(etcd, b=GOOD)
-        await says(api, "b", "Success")
+        await says(api, "b", "Accepted")
+
+
+async def test_an_object_hears_whether_its_node_s_agent_applied_it(api: Api, etcd: Etcd, crd: Crd):
+    def status_of(spec: Any, problem: str = "") -> bytes:
+        section = msgspec.convert({"nodeName": "a", **spec}, NodeConfig)
+        verdict = ConfigVerdict(fingerprint=fingerprint(section), problem=problem)
+        return msgspec.json.encode(msgspec.structs.replace(a_status("a", 1, ""), node_config=verdict))
+
+    await etcd.put(keys.node_status("a"), status_of(GOOD))
+    async with crd():
+        await api.apply("a", GOOD)
+        await says(api, "a", "Success", "applied")
+        await api.apply("a", OTHER)
+        await says(api, "a", "Accepted", "not applied it yet")
+        await etcd.put(keys.node_status("a"), status_of(OTHER, "eth9: there is no such link"))
+        await says(api, "a", "Failure", "not applied: eth9: there is no such link")
+        await holds(etcd, a=OTHER)
+        await etcd.put(keys.node_status("a"), status_of(OTHER))
+        await says(api, "a", "Success")
+        await etcd.delete(keys.node_status("a"))
+        await says(api, "a", "Accepted")
+        for other in (b"{", b'{"name": "a"}', b'{"nodeConfig": null}'):
+            await etcd.put(keys.node_status("a"), other)
+        await api.apply("b", BAD)
+        await says(api, "b", "Failure")
+        await says(api, "a", "Accepted")
 
 
 async def test_broken_connections_and_expired_versions_lose_nothing(api: Api, etcd: Etcd, crd: Crd):
@@ -95,7 +126,7 @@ async def test_broken_connections_and_expired_versions_lose_nothing(api: Api, et
         api.emulated.faults.drop_connections()
         await api.apply("b", OTHER)
         await holds(etcd, a=GOOD, b=OTHER)
-        await says(api, "b", "Success")
+        await says(api, "b", "Accepted")
 
 
 async def test_etcd_that_lost_everything_is_filled_again(api: Api, etcd: Etcd, server: EmbeddedEtcd, crd: Crd):
@@ -129,7 +160,7 @@ async def test_it_waits_for_the_definition(bare: Api, etcd: Etcd, crd: Crd):
         await bare.define()
         await bare.apply("a", GOOD)
         await holds(etcd, a=GOOD)
-        await says(bare, "a", "Success")
+        await says(bare, "a", "Accepted")
 
 
 def test_the_definition_serves_what_crd_reads():

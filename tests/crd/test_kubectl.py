@@ -82,12 +82,12 @@ async def becomes(kubectl: Kubectl, name: str, state: str) -> str:
 
 async def test_it_is_applied_patched_shown_and_deleted(kubectl: Kubectl, etcd: Etcd, crd: Running):
     assert "created" in await kubectl.apply("a", GOOD)
-    await becomes(kubectl, "a", "Success")
+    await becomes(kubectl, "a", "Accepted")
     assert "unchanged" in await kubectl.apply("a", GOOD), "the status is not the user's"
     assert (await stored(etcd))["a"] == {"nodeName": "a", **GOOD}
     header, row = (await kubectl("get", "nodeconfigs")).splitlines()
     assert header.split() == ["NAME", "INTERFACE", "IP", "STATE", "AGE"]
-    assert row.split()[:3] == ["a", "192.168.16.77/24", "Success"]
+    assert row.split()[:3] == ["a", "192.168.16.77/24", "Accepted"]
     assert "MESSAGE" in await kubectl("get", "nc", "-o", "wide")
     await kubectl("patch", "nc", "a", "--type=merge", "-p", '{"spec": {"natExternalTraffic": false}}')
     await eventually(lambda: _holds(etcd, {"nodeName": "a", **GOOD, "natExternalTraffic": False}), "the patch counts")
@@ -101,7 +101,7 @@ async def test_it_is_applied_patched_shown_and_deleted(kubectl: Kubectl, etcd: E
 
 async def test_nobody_else_writes_the_status_by_accident(kubectl: Kubectl, crd: Running):
     await kubectl.apply("a", GOOD, status={"state": "Failure", "message": "said by hand"})
-    assert (await becomes(kubectl, "a", "Success")).startswith("accepted")
+    assert (await becomes(kubectl, "a", "Accepted")).startswith("accepted")
 
 
 async def test_a_watch_shows_the_verdict(kubectl: Kubectl, crd: Running):
@@ -110,7 +110,7 @@ async def test_a_watch_shows_the_verdict(kubectl: Kubectl, crd: Running):
         assert watching.stdout is not None
         await kubectl.apply("a", GOOD)
         async with asyncio.timeout(WAIT_S):
-            while b"Success" not in await watching.stdout.readline():
+            while b"Accepted" not in await watching.stdout.readline():
                 pass
     finally:
         watching.kill()

@@ -54,7 +54,7 @@ def test_etcd_gets_what_the_resource_says_and_no_more(configs: NodeConfigs):
     spec = {"mainVPPInterface": {"ip": "192.168.16.77/24"}, "natExternalTraffic": False}
     assert accept(configs, "a", spec) == {"nodeName": "a", **spec}
     assert accept(configs, "c", {}) == {"nodeName": "c"}
-    assert {status.state for status in configs.untold().values()} == {"Success"}
+    assert {status.state for status in configs.untold().values()} == {"Accepted"}
 
 
 @pytest.mark.parametrize(

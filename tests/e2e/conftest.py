@@ -13,7 +13,9 @@ from typing import Any, Protocol
 import pytest
 
 from contiv.demo.cluster import DemoCluster
+from contiv.demo.node import Node
 from contiv.vpp.lifecycle import find_vpp
+from tests.e2e.stolen import NicState, nic_state
 from tests.e2e.world import World
 
 
@@ -67,6 +69,21 @@ async def build(dataplane: str) -> AsyncIterator[Build]:
     yield built
     if sys.version_info < (3, 12):
         asyncio.set_child_watcher(None)
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> dict[str, NicState]:
+    """The state of each node's only NIC before anybody touched it, by node."""
+    found: dict[str, NicState] = {}
+    start_stn = Node.start_stn
+
+    async def recorded(self: Node) -> None:
+        if self.name not in found:
+            found[self.name] = nic_state(self)
+        await start_stn(self)
+
+    monkeypatch.setattr(Node, "start_stn", recorded)
+    return found
 
 
 def print_logs(cluster: DemoCluster, *, lines: int = 40) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import get_args
 
 import pytest
 
+from contiv.config import Transport
 from contiv.demo.paths import KINDS
 
 pytestmark = pytest.mark.root
@@ -14,9 +16,10 @@ pytestmark = pytest.mark.root
 TIMEOUT_S = 150.0
 
 
-async def test_the_demo_ends_well_and_shows_every_kind_of_path(dataplane: str) -> None:
+@pytest.mark.parametrize("transport", get_args(Transport))
+async def test_the_demo_ends_well_and_shows_every_kind_of_path(dataplane: str, transport: str) -> None:
     demo = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "contiv.cli.main", "demo", "--dataplane", dataplane),
+        *(sys.executable, "-m", "contiv.cli.main", "demo", "--dataplane", dataplane, "--transport", transport),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import socket
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -13,19 +14,23 @@ import yaml
 
 from contiv.demo import probe
 from contiv.demo.api import Object
-from contiv.demo.outside import POOL
+from contiv.demo.outside import POOL, Outside
+from contiv.demo.wire import UPLINK
 from contiv.model import keys
 from contiv.vpp import Vpp
+from tests import dnsmasq
 from tests.e2e import services
 from tests.e2e.conftest import Build
 from tests.e2e.world import World, address, eventually
 
 pytestmark = pytest.mark.root
 
-COMBINATIONS = list(itertools.product(("two", "one", "dhcp"), ("vxlan", "nooverlay")))
+COMBINATIONS = list(itertools.product(("two", "one", "dhcp"), ("vxlan", "nooverlay", "auto")))
 FIRST_S = 10.0
 MOVE_S = 60.0
 """VPP's DHCP client waits ever longer before it asks again."""
+RENEW_S, RENEWALS = 3, 3
+"""How often a lease is to be renewed, and how many grants make sure that it was."""
 WEB = ("web-1", "web-2")
 EXTERNAL = "203.0.113.7"
 
@@ -41,8 +46,18 @@ async def test_pods_hosts_and_the_world_reach_each_other(build: Build, nics: str
         await assert_outside(world, pods)
         await assert_sources(world, pods)
         await assert_services(world)
+        assert await tunnels(world) == (len(world.cluster.nodes) if transport == "vxlan" else 0)
         if nics == "one":
             await assert_host_traffic_through_the_stolen_nic(world)
+
+
+async def tunnels(world: World) -> int:
+    """How many VXLAN tunnels all nodes have together."""
+    found = 0
+    for node in world.cluster.nodes:
+        async with world.vpp(node.number) as api:
+            found += len(await api.dump("vxlan_tunnel_v2", sw_if_index=0xFFFFFFFF))
+    return found
 
 
 async def assert_reaches(world: World, source: str, target: str) -> None:
@@ -132,8 +147,7 @@ async def test_a_node_whose_lease_changes_is_found_at_its_new_address(build: Bui
         assert outside is not None
         pods = [await world.create_pod(f"pod-{number}", node=number) for number in (1, 2)]
         await world.first_reply(*pods)
-        before = await uplinks(world)
-        assert {each.partition("/")[0] for each in before.values()} == set(POOL[:2])
+        assert await claimed(world) == set(POOL[:2])
 
         # the next messages of both are refused, as by a server that was given other addresses
         outside.lease(POOL[10:])
@@ -141,14 +155,59 @@ async def test_a_node_whose_lease_changes_is_found_at_its_new_address(build: Bui
             async with world.vpp(number) as api:
                 await renew(api)
 
-        async def moved() -> bool:
-            return {each.partition("/")[0] for each in (await uplinks(world)).values()} == set(POOL[10:12])
-
-        await eventually(moved, "both claims show the new addresses", timeout_s=MOVE_S)
+        await eventually(lambda: moved_to(world, POOL[10:12]), "both claims show the new addresses", timeout_s=MOVE_S)
         await eventually(lambda: tunnels_follow(world), "the tunnels end at the new addresses")
         await world.first_reply(*pods)
         await world.assert_mesh(pods)
         await eventually(lambda: status_follows(world), "the nodes' status shows the new addresses")
+
+
+async def test_leases_of_a_real_server_are_renewed_and_peers_follow_when_it_gives_others(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dnsmasq; nobody but the clients themselves asks anew."""
+    dnsmasq.require()
+    monkeypatch.setattr(Outside, "serve_dhcp", lambda self: serve_leases(self, POOL[:2]))
+    async with build(2, nics="dhcp") as world:
+        outside = world.cluster.outside
+        assert outside is not None
+        pods = [await world.create_pod(f"pod-{number}", node=number) for number in (1, 2)]
+        await world.first_reply(*pods)
+        assert await claimed(world) == set(POOL[:2])
+        await eventually(lambda: renewed(outside, POOL[:2]), "both leases are renewed")
+        await world.assert_mesh(pods)
+
+        await outside.stop()
+        await serve_leases(outside, POOL[10:12])
+        await eventually(lambda: moved_to(world, POOL[10:12]), "both claims show the new addresses", timeout_s=MOVE_S)
+        await eventually(lambda: tunnels_follow(world), "the tunnels end at the new addresses")
+        await eventually(lambda: status_follows(world), "the nodes' status shows the new addresses")
+        await world.first_reply(*pods)
+        await world.assert_mesh(pods)
+        await eventually(lambda: renewed(outside, POOL[10:12]), "both new leases are renewed")
+        await world.assert_mesh(pods)
+
+
+async def serve_leases(outside: Outside, pool: Sequence[str]) -> None:
+    """dnsmasq in the place of the demo's server, without a memory of other leases."""
+    folder = outside.log.parent
+    dnsmasq.leases(folder).unlink(missing_ok=True)
+    argv = dnsmasq.command(UPLINK, folder=folder, first=pool[0], last=pool[-1], router=outside.address, renew_s=RENEW_S)
+    await outside.serve(argv, until="DHCP, IP range")
+
+
+async def claimed(world: World) -> set[str]:
+    """The addresses that the claims show."""
+    return {each.partition("/")[0] for each in (await uplinks(world)).values()}
+
+
+async def moved_to(world: World, pool: Sequence[str]) -> bool:
+    return await claimed(world) == set(pool)
+
+
+async def renewed(outside: Outside, pool: Sequence[str]) -> bool:
+    granted = dnsmasq.granted(outside.log)
+    return all(granted.count(each) >= RENEWALS for each in pool)
 
 
 async def status_follows(world: World) -> bool:

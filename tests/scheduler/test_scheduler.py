@@ -70,6 +70,22 @@ async def test_value_waits_for_its_dependency_and_comes_with_a_later_transaction
     assert not scheduler.unsettled
 
 
+async def test_held_it_changes_nothing_and_catches_up_once_it_is_let_go(scheduler, south):
+    await update(scheduler, {"a/1": Item()})
+    south.take_history()
+    scheduler.hold("somebody else works there")
+    for resync in (None, *Resync):
+        outcome = await update(scheduler, {"a/1": Item(), "a/2": Item()}, resync=resync)
+        assert not outcome.ok
+        assert "somebody else works there" in str(outcome.errors[0])
+    assert await scheduler.retry_due() is None
+    assert south.take_history() == []
+    del south.objects["a/1"], south.handles["a/1"]
+    scheduler.release()
+    assert (await update(scheduler, {})).ok
+    assert sorted(south.objects) == ["a/1", "a/2"]
+
+
 async def test_removal_of_a_dependency_makes_dependents_pending_by_deleting_them_first(scheduler, south):
     await update(scheduler, {"a/1": Item(), "b/x": Item(needs=("a/1",)), "b/y": Item(needs=("b/x",))})
     south.take_history()

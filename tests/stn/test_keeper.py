@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,16 @@ from contiv import processes
 from contiv.processes import Process
 from contiv.stn.client import StnClient
 from contiv.stn.errors import StnError, StnRefusal, StnUnreachable
+from contiv.stn.theft import STEPS_OF_RETURNING, STEPS_OF_TAKING
 from tests.stn.conftest import NIC, Node
+from tests.stn.held import Held
 
 pytestmark = pytest.mark.root
 
 GRACE_S = 1.0
 WAIT_S = 15.0
+HEARD_S = 0.3
+"""Within which a daemon hears that nobody waits for its answer any more."""
 LISTEN = "import socket,sys,time\ns=socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen()\ntime.sleep(600)"
 
 
@@ -34,6 +38,7 @@ class Daemon:
     def __init__(self, node: Node, directory: Path) -> None:
         self.node = node
         self._directory = directory
+        self.held = Held(directory)
         self.client = StnClient(str(directory / "stn.sock"))
         self.vpp_socket = str(directory / "vpp.sock")
         self._config = directory / "contiv.yaml"
@@ -50,7 +55,7 @@ class Daemon:
         self.vpp: Process | None = None
 
     async def start(self) -> None:
-        argv = [sys.executable, "-m", "contiv.cli.main", "stn", "--config", str(self._config)]
+        argv = self.held.argv(self._config)
         self.process = await processes.start("stn", argv, log=self._directory / "stn.log", netns=self.node.path)
 
         async def serves() -> bool:
@@ -82,6 +87,37 @@ class Daemon:
 
         await processes.ready(self.vpp, listens, timeout_s=WAIT_S, what="socket")
         return self.vpp
+
+    async def restart(self) -> None:
+        """Another daemon, which does not hold the NIC back for having given it back moments ago."""
+        await self.kill()
+        await self.start()
+
+    async def ask_and_leave(self, step: str, call: Callable[[], Awaitable[None]]) -> None:
+        """Have ``call`` done as far as the step, go away, and let the daemon go on once it has heard of that."""
+        self.held.at(step)
+        calling = asyncio.create_task(call())
+        await self.held.reached()
+        calling.cancel()
+        await asyncio.wait([calling])
+        await asyncio.sleep(HEARD_S)
+        self.held.go_on()
+
+    async def kill_at(self, step: str, victim: str, call: Callable[[], Awaitable[None]]) -> None:
+        """Have ``call`` done as far as the step, kill ``stn`` or ``vpp`` there; start a daemon where none is left."""
+        self.held.at(step)
+        calling = asyncio.create_task(call())
+        await self.held.reached()
+        if victim == "stn":
+            await self.kill()
+        else:
+            vpp = await self.start_vpp() if self.vpp is None or self.vpp.ended else self.vpp
+            os.kill(vpp.pid, signal.SIGKILL)
+        self.held.go_on()
+        if victim == "stn":
+            await self.start()
+        with contextlib.suppress(StnUnreachable):
+            await calling
 
     async def steal(self) -> None:
         nic = await self.client.steal(NIC, vpp_socket=self.vpp_socket)
@@ -195,6 +231,48 @@ async def test_a_daemon_that_is_killed_and_started_again_takes_the_theft_up(daem
         assert daemon.vpp is not None
         await daemon.vpp.stop()
     assert await until(daemon.node.answers) < GRACE_S + 2
+    assert daemon.node.state() == before
+
+
+@pytest.mark.parametrize("victim", ["stn", "vpp"])
+@pytest.mark.parametrize("step", STEPS_OF_TAKING)
+async def test_killed_at_a_step_of_taking_the_nic_comes_back_within_the_grace_time(
+    daemon: Daemon, step: str, victim: str
+) -> None:
+    before = daemon.node.state()
+    await daemon.start_vpp()
+    await daemon.kill_at(step, victim, daemon.steal)
+    assert await until(daemon.node.answers) < GRACE_S + 2
+    assert daemon.node.state() == before
+
+
+@pytest.mark.parametrize("victim", ["stn", "vpp"])
+@pytest.mark.parametrize("step", STEPS_OF_RETURNING)
+async def test_killed_at_a_step_of_giving_back_it_is_finished(daemon: Daemon, step: str, victim: str) -> None:
+    """The VPP killed is the next one: the daemon has ended the one that had the NIC."""
+    before = daemon.node.state()
+    await daemon.start_vpp()
+    await daemon.steal()
+    await daemon.client.confirm()
+    await daemon.kill_at(step, victim, daemon.client.release)
+    assert await until(daemon.node.answers) < GRACE_S + 2
+    assert daemon.node.state() == before
+
+
+async def test_who_asks_and_goes_away_leaves_nothing_half_done(daemon: Daemon) -> None:
+    """An agent killed while it has the NIC stolen, an operator who does not wait for the release."""
+    before = daemon.node.state()
+    await daemon.start_vpp()
+    await daemon.ask_and_leave("deafened", daemon.steal)
+    assert await until(daemon.node.answers) < GRACE_S + 2
+    await daemon.restart()
+    assert daemon.node.state() == before
+    await daemon.start_vpp()
+    await daemon.steal()
+    await daemon.client.confirm()
+    await daemon.ask_and_leave("returning", daemon.client.release)
+    assert await until(daemon.node.answers) < GRACE_S + 2
+    assert (await daemon.client.info(NIC)).stolen is False
     assert daemon.node.state() == before
 
 
