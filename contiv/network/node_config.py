@@ -40,7 +40,9 @@ async def fetch(
     record = await etcd.get(keys.node_config(node), timeout_s=timeout_s)
     if record is not None:
         return _decoded(record.key, record.value, otherwise)
-    return otherwise if complete is None else None
+    # and it still promises it: etcd may have lost all between the two questions
+    lost = complete is None or await etcd.get(keys.NODE_CONFIGS_STATUS, timeout_s=timeout_s) != complete
+    return otherwise if lost else None
 
 
 async def in_force(mirror: LocalMirror, node: str) -> NodeConfig | None:

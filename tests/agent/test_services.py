@@ -166,7 +166,8 @@ async def test_netctl_shows_frontends_sessions_and_faults(tmp_path: Path) -> Non
 async def publish(endpoint_: str, rest: str) -> None:
     """What the agent would say of itself."""
     fields = dict.fromkeys(NodeStatus.__struct_fields__, "")
-    status = NodeStatus(**(fields | {"id": 1, "name": "node-1", "rest": rest, "uplink": ME.uplink}))  # type: ignore[arg-type]
+    known = {"id": 1, "name": "node-1", "rest": rest, "uplink": ME.uplink, "node_config": None}
+    status = NodeStatus(**(fields | known))  # type: ignore[arg-type]
     async with await Etcd.connect([endpoint_]) as etcd:
         await etcd.put(keys.node_status("node-1"), msgspec.json.encode(status))
 
