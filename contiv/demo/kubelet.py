@@ -211,6 +211,8 @@ class Kubelet:
                 return sandbox
             except ContivError as error:
                 self._complain("sandbox failed, trying again", name, error)
+            async with self._room:  # an ADD without an answer may have been done
+                await self._tear_down(pod, sandbox)
             await _wait(pod.doomed, backoff.next_s())
         return None
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from contiv import processes
 from contiv.demo import cni
-from contiv.errors import CniError, ContivError
+from contiv.errors import CniError
 from contiv.linux import netns
 
 RESPONDER: Final = "contiv.vpp/responder"
@@ -63,13 +63,9 @@ class Sandbox:
         return tuple(ip["address"].partition("/")[0] for ip in (self._result or {}).get("ips", ()))
 
     async def set_up(self) -> None:
-        """Namespace and network. After a failure all is taken back, and the error goes on."""
-        try:
-            await asyncio.to_thread(netns.create, self._namespace)
-            self._result = _with_address(await self._network.add(self._cni))
-        except ContivError:
-            await self.tear_down()
-            raise
+        """Namespace and network. After a failure the caller tears down."""
+        await asyncio.to_thread(netns.create, self._namespace)
+        self._result = _with_address(await self._network.add(self._cni))
 
     async def tear_down(self) -> None:
         """Processes, network, namespace; each step tolerates that there is nothing to do."""
