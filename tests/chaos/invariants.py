@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,18 +108,22 @@ async def _mirrored(world: World) -> bool:
 
 
 async def _all_has_been_heard(world: World) -> None:
-    """Wait until every agent has done with an event that came behind all others: a namespace that etcd alone has."""
-    place = keys.k8s_object("namespaces", f"barrier-{time.monotonic_ns()}")
-    barrier = kube.NAMESPACES.encode(kube.Namespace(name=place.rpartition("/")[2]))
+    """Wait until every agent has done with an event that came behind all others: a namespace that etcd alone has.
+
+    A new one each time: an etcd that is emptied forgets it, an agent that starts finds it among all that it reads.
+    """
+    stem = keys.k8s_object("namespaces", f"barrier-{time.monotonic_ns()}-")
+    numbers = count()
     async with await Etcd.connect([world.cluster.etcd]) as etcd:
 
         async def heard() -> bool:
-            await etcd.put(place, barrier)  # again: an etcd that is emptied meanwhile forgets it
+            place = f"{stem}{next(numbers)}"
+            await etcd.put(place, kube.NAMESPACES.encode(kube.Namespace(name=place.rpartition("/")[2])))
             said = [await world.rest_when_back(node.number, f"events?last={EVENTS}") for node in world.cluster.nodes]
-            return all(any(place in event["description"] for event in events) for events in said)
+            return all(any(stem in event["description"] for event in events) for events in said)
 
         await eventually(heard, "every agent has heard of everything", timeout_s=RECOVERY_S)
-        await etcd.delete(place)
+        await etcd.delete_prefix(stem)
 
 
 async def _attached(world: World) -> bool:
