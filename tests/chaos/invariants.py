@@ -7,11 +7,11 @@ the tests' own; connectivity is seen with packets.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import sys
 import time
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,7 +113,7 @@ async def _all_has_been_heard(world: World) -> None:
     A new one each time: an etcd that is emptied forgets it, an agent that starts finds it among all that it reads.
     """
     stem = keys.k8s_object("namespaces", f"barrier-{time.monotonic_ns()}-")
-    numbers = count()
+    numbers = itertools.count()
     async with await Etcd.connect([world.cluster.etcd]) as etcd:
 
         async def heard() -> bool:
