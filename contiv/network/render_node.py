@@ -25,6 +25,7 @@ from contiv.model.node import NodeClaim
 from contiv.network import render_nic
 from contiv.network.ipam import ClusterSubnets, NodeAddresses
 from contiv.network.naming import node_mac
+from contiv.network.render_host import TX_FRAMES
 from contiv.network.render_nic import UPLINK, Desired, Uplink
 
 BVI: Final = "vxlan-bvi"
@@ -45,8 +46,9 @@ MERGE_WITHIN_NS: Final = 200_000
 """Merging ends sooner at a segment with PSH, so that requests and answers do not wait."""
 
 
-def render_bvi(node: NodeAddresses, *, mtu: int) -> Desired:
-    """This node's place in the mesh: the bridge domain, and the cable between it and VRF 0."""
+def render_bvi(node: NodeAddresses, *, mtu: int, large_segments: bool = True) -> Desired:
+    """This node's place in the mesh: the bridge domain, and the cable between it and VRF 0. What comes from other nodes
+    is merged where ``large_segments`` may pass through VPP."""
     bvi_mac = node_mac(BVI_MAC, node.node_id)
     values: tuple[vpp.Value, ...] = (
         vpp.BridgeDomain(bd_id=BD_ID, label=BD_LABEL),
@@ -69,17 +71,18 @@ def render_bvi(node: NodeAddresses, *, mtu: int) -> Desired:
             mac=bvi_mac,
             mtu=mtu,
             rx_frames=BVI_RX_FRAMES,
+            tx_frames=TX_FRAMES if large_segments else PORT_TX_FRAMES,
             requires=(linux.interface_key(BVI),),
         ),
         vpp.InterfaceAddress(interface=BVI, address=node.vxlan),
         vpp.AdminUp(interface=BVI),
     )
-    return dict(vpp.entry(value) for value in values) | _cable(mtu)
+    return dict(vpp.entry(value) for value in values) | _cable(mtu, merges=large_segments)
 
 
-def _cable(mtu: int) -> Desired:
+def _cable(mtu: int, *, merges: bool) -> Desired:
     veth, macvlan = linux.veth_key(WIRE), linux.macvlan_key(WIRE)
-    cuts_and_merges = (("tx-checksum", False), ("tso", False), ("gro", True))
+    cuts_and_merges = (("tx-checksum", False), ("tso", False), ("gro", merges))
     return {
         veth: linux.Veth(name=WIRE, peer=PORT, mtu=mtu, offloads=cuts_and_merges),
         linux.interface_key(WIRE): linux.Interface(
