@@ -28,10 +28,12 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class AfPacket(_Value, frozen=True, kw_only=True, tag=True):
     """An interface over a kernel link in VPP's own namespace, usually one end of a veth pair.
 
-    ``mtu`` in bytes of layer 3; ``gso`` lets segments larger than the MTU pass (the peer must take them). VPP drops
-    what does not fit into a ring: ``tx_frames`` bounds what it can send to the link at once, ``rx_frames`` what may
-    wait for it. ``qdisc_bypass`` is quicker, and only for links that take large segments themselves: the kernel drops
-    on that way what it would have to segment (net/core/dev.c, __dev_direct_xmit).
+    ``mtu`` in bytes of layer 3; ``gso`` lets segments larger than the MTU pass (the peer must take them) and leaves
+    checksums to who is last. ``large`` off keeps the latter alone: the rings have room for single frames, larger ones
+    of the link are dropped, and VPP must hold none to send. VPP drops what does not fit into a ring: ``tx_frames``
+    bounds what it can send to the link at once, ``rx_frames`` what may wait for it. ``qdisc_bypass`` is quicker, and
+    only for links that take large segments themselves: the kernel drops on that way what it would have to segment
+    (net/core/dev.c, __dev_direct_xmit).
     """
 
     name: str
@@ -39,6 +41,7 @@ class AfPacket(_Value, frozen=True, kw_only=True, tag=True):
     mac: str
     mtu: int
     gso: bool = True
+    large: bool = True
     qdisc_bypass: bool = True
     rx_frames: int = 16
     tx_frames: int = 16

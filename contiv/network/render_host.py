@@ -22,10 +22,9 @@ POD_GATEWAY_INSTANCE: Final = 0
 GATEWAY_MAC: Final = (0x12, 0x2A)
 HOST_VPP_MAC: Final = (0x12, 0x2C)
 HOST_LINUX_MAC: Final = (0x12, 0x2D)
-TX_FRAMES: Final = 16
-"""What VPP may send at once to a pod or the host where a frame holds a segment of 64 KiB."""
-SMALL_TX_FRAMES: Final = 64
-"""The same where segments come one by one. More loses less, at 66 KiB each."""
+SMALL_FRAMES: Final = 256
+"""A ring, each way, where segments come one by one: what VPP handles at once (VLIB_FRAME_SIZE), of 2 KiB each, which
+is more than comes in anywhere on such a node."""
 
 Desired = dict[str, object]
 
@@ -50,6 +49,22 @@ def render(
     for other in others:
         desired |= render_nic.render(other)
     return desired
+
+
+def near_end(name: str, *, mac: str, mtu: int, large_segments: bool, requires: tuple[str, ...]) -> vpp.AfPacket:
+    """VPP's end of a veth pair to a pod or the host, by which no ``large_segments`` get in unless they may."""
+    if large_segments:
+        return vpp.AfPacket(name=name, host_if=name, mac=mac, mtu=mtu, requires=requires)
+    return vpp.AfPacket(
+        name=name,
+        host_if=name,
+        mac=mac,
+        mtu=mtu,
+        large=False,
+        rx_frames=SMALL_FRAMES,
+        tx_frames=SMALL_FRAMES,
+        requires=requires,
+    )
 
 
 def _pod_gateway(node: NodeAddresses) -> Desired:
@@ -105,16 +120,7 @@ def _host_interconnect(
     else:
         link_key = linux.veth_key(HOST_VPP)
         desired[link_key] = linux.Veth(name=HOST_VPP, peer=HOST_LINUX, peer_mac=linux_mac, mtu=mtu)
-        values.append(
-            vpp.AfPacket(
-                name=HOST_VPP,
-                host_if=HOST_VPP,
-                mac=vpp_mac,
-                mtu=mtu,
-                tx_frames=TX_FRAMES if large_segments else SMALL_TX_FRAMES,
-                requires=(link_key,),
-            )
-        )
+        values.append(near_end(HOST_VPP, mac=vpp_mac, mtu=mtu, large_segments=large_segments, requires=(link_key,)))
     desired |= dict(vpp.entry(value) for value in values)
     gateway = node.host_vpp.address
     host_side = linux.Interface(

@@ -25,7 +25,6 @@ from contiv.model.node import NodeClaim
 from contiv.network import render_nic
 from contiv.network.ipam import ClusterSubnets, NodeAddresses
 from contiv.network.naming import node_mac
-from contiv.network.render_host import TX_FRAMES
 from contiv.network.render_nic import UPLINK, Desired, Uplink
 
 BVI: Final = "vxlan-bvi"
@@ -38,6 +37,8 @@ BD_LABEL: Final = "contiv:vxlan"
 TUNNELS_SHG: Final = 1
 BVI_RX_FRAMES: Final = 64
 """Merged segments and lone acknowledgements of all connections."""
+BVI_TX_FRAMES: Final = 16
+"""Large segments, as many as the far end has room for once they are cut."""
 PORT_RX_FRAMES: Final = 1024
 """Twenty-odd segments of 64 KiB cut to 1,450 bytes, which come all at once; small frames, 2 MB."""
 PORT_TX_FRAMES: Final = 256
@@ -58,6 +59,7 @@ def render_bvi(node: NodeAddresses, *, mtu: int, large_segments: bool = True) ->
             mac=node_mac(PORT_MAC, node.node_id),
             mtu=mtu,
             gso=False,
+            large=large_segments,
             rx_frames=PORT_RX_FRAMES,
             tx_frames=PORT_TX_FRAMES,
             requires=(linux.interface_key(PORT),),
@@ -70,8 +72,9 @@ def render_bvi(node: NodeAddresses, *, mtu: int, large_segments: bool = True) ->
             host_if=BVI,
             mac=bvi_mac,
             mtu=mtu,
-            rx_frames=BVI_RX_FRAMES,
-            tx_frames=TX_FRAMES if large_segments else PORT_TX_FRAMES,
+            large=large_segments,
+            rx_frames=BVI_RX_FRAMES if large_segments else PORT_RX_FRAMES,
+            tx_frames=BVI_TX_FRAMES if large_segments else PORT_TX_FRAMES,
             requires=(linux.interface_key(BVI),),
         ),
         vpp.InterfaceAddress(interface=BVI, address=node.vxlan),

@@ -14,7 +14,7 @@ from contiv.model.ip import Network
 from contiv.model.node import Attachment
 from contiv.network.ipam import NodeAddresses
 from contiv.network.naming import pod_macs
-from contiv.network.render_host import POD_GATEWAY, SMALL_TX_FRAMES, TX_FRAMES, Desired
+from contiv.network.render_host import POD_GATEWAY, Desired, near_end
 
 DEFAULT_ROUTE: Final = Network(4, 0, 0)
 
@@ -53,14 +53,7 @@ def render_slot(name: str, node: NodeAddresses, *, mtu: int, large_segments: boo
     pod_mac, vpp_mac = pod_macs(node.node_id, name)
     far_end = far_end_of(name)
     veth = linux.Veth(name=name, peer=far_end, peer_mac=pod_mac, mtu=mtu)
-    interface = vpp.AfPacket(
-        name=name,
-        host_if=name,
-        mac=vpp_mac,
-        mtu=mtu,
-        tx_frames=TX_FRAMES if large_segments else SMALL_TX_FRAMES,
-        requires=(linux.veth_key(name),),
-    )
+    interface = near_end(name, mac=vpp_mac, mtu=mtu, large_segments=large_segments, requires=(linux.veth_key(name),))
     # VPP brings its own end up and down; the far end speaks only once VPP holds the other. Large segments are cut here:
     # the macvlan on top is the pod's to configure.
     up = linux.Interface(

@@ -255,5 +255,8 @@ def test_large_segments_enter_vpp_nowhere_unless_they_may(large: bool) -> None:
     wire = desired[linux.veth_key(WIRE)]
     assert isinstance(wire, linux.Veth)
     assert dict(wire.offloads)["gro"] is large
+    ends = [each for each in of(vpp.AfPacket, desired) if each.name != UPLINK]
+    assert {each.name for each in ends} >= {HOST_VPP, BVI, *(name.removesuffix("p") for name in slots)}
+    assert {each.large for each in ends} == {large}
     on_taps = state(static(by_xdp=not large), tap=True, large_segments=large).desired()
     assert {tap.gso for tap in of(vpp.Tap, on_taps)} == {large}
