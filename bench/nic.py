@@ -4,7 +4,8 @@
 
     python bench/nic.py outage                  how long the host is cut off by steal, loss of VPP, release; its own
                                                 TCP and UDP through VPP and through the kernel, in turns
-    python bench/nic.py transport               TCP and ping between pods of two nodes: VXLAN, no overlay, kernel VXLAN
+    python bench/nic.py transport               TCP and ping between pods of two nodes: VXLAN, no overlay, kernel VXLAN;
+                                                with --drivers af_packet af_xdp by either link driver
 
 Both take ``--dataplane`` and ``--rounds``. The host is asked over UDP every 5 ms by the host outside; the longest time
 without an answer is the outage. Needs root and iproute2.
@@ -221,18 +222,19 @@ async def outage(options: argparse.Namespace) -> None:
 
 
 async def transport(options: argparse.Namespace) -> None:
-    """Two clusters that differ in the transport, and the kernel's, in turns."""
+    """Clusters that differ in link driver and transport, and the kernel's, in turns."""
     kernel = Kernel()
     sides: dict[str, list[Samples]] = {}
     with kernel.running():
-        for name in ("vxlan", "nooverlay"):
-            config = {"nodeToNodeTransport": name}
+        for name, driver in itertools.product(("vxlan", "nooverlay"), options.drivers):
+            config = {"nodeToNodeTransport": name, "linkDriver": driver}
             async with DemoCluster(2, dataplane=options.dataplane, config=config) as cluster:
                 paths = await contiv_paths(cluster)
                 await settled(cluster)
                 bench = Bench(cluster.workers, rounds=options.rounds, seconds=MEASURE_S, pings=100)
                 results = await bench.run(kernel, paths)
-            sides[f"contiv, {name}"] = [results["contiv"][ACROSS]]
+            sides[f"contiv, {name}, {driver}"] = [results["contiv"][ACROSS]]
+            sides.setdefault(f"contiv, same node, {driver}", []).append(results["contiv"][SAME])
             for side in ("kernel", "kernel, cut before the wire"):
                 sides.setdefault(side, []).append(results[side][ACROSS])
             sides.setdefault("kernel bridge, same node", []).append(results["kernel"][SAME])
@@ -240,7 +242,7 @@ async def transport(options: argparse.Namespace) -> None:
         rates = [rate for each in samples for rate in each.tcp]
         pings = sorted(took for each in samples for took in each.ping)
         print(
-            f"{side:<30} TCP {statistics.median(rates) / 1e9:.2f} Gbit/s ({min(rates) / 1e9:.2f} to "
+            f"{side:<32} TCP {statistics.median(rates) / 1e9:.2f} Gbit/s ({min(rates) / 1e9:.2f} to "
             f"{max(rates) / 1e9:.2f}), ping {statistics.median(pings) * 1e3:.3f} ms, "
             f"p99 {pings[int(len(pings) * 0.99)] * 1e3:.2f} ms, lost {sum(each.lost for each in samples)}"
         )
@@ -255,6 +257,7 @@ def main() -> int:
     parser.add_argument("what", choices=("outage", "transport"))
     parser.add_argument("--dataplane", default="auto", choices=("auto", "vpp", "emulator"))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--drivers", nargs="+", default=["af_packet"], choices=("af_packet", "af_xdp"))
     options = parser.parse_args()
     asyncio.run({"outage": outage, "transport": transport}[options.what](options))
     return 0

@@ -22,7 +22,7 @@ import yaml
 from contiv import nodeconfig
 from contiv.errors import ConfigError
 from contiv.model.ip import BITS, Network
-from contiv.nodeconfig import NodeConfig
+from contiv.nodeconfig import LinkDriver, NodeConfig
 
 NODE_COUNT_MIN: Final = 2
 """Fewer node IDs than this and the prefixes cannot be meant: node 1 plus room to grow."""
@@ -85,7 +85,8 @@ class VppConfig(_Section, frozen=True, kw_only=True):
 
     ``main_heap_size`` in VPP's own notation (``512M``); ``buffers_per_numa`` packet buffers of about 2.5 kB each;
     ``hugepages`` false makes VPP run on pages of 4 kB; ``workers`` threads beside the main one. ``nic_driver`` is the
-    driver that a stolen NIC on PCI is passed to, for DPDK; empty leaves it with the kernel, VPP opens it by af_packet.
+    driver that a stolen NIC on PCI is passed to, for DPDK; empty leaves it with the kernel, and
+    ``Config.link_driver`` opens it.
     """
 
     dataplane: Literal["auto", "vpp", "emulator"] = "auto"
@@ -110,6 +111,8 @@ class Config(_Section, frozen=True, kw_only=True):
     """The NIC that each node takes from its kernel, where its section does not say otherwise."""
     steal_first_nic: bool = msgspec.field(default=False, name="stealFirstNIC")
     """Take the NIC that the kernel's default route leaves by."""
+    link_driver: LinkDriver = "af_packet"
+    """What VPP opens NICs by that stay with the kernel, where a node's section does not say otherwise; new here."""
     stn_socket_file: str = "/run/contiv/stn.sock"
     stn_grace_s: float = msgspec.field(default=10.0, name="stnGraceSeconds")
     """How long a stolen NIC may be without a working vswitch before the kernel gets it back; new here."""
@@ -163,6 +166,7 @@ class Config(_Section, frozen=True, kw_only=True):
             gateway=self.ipam_config.default_gateway,
             steal_interface=self.steal_interface,
             nat_external=self.nat_external_traffic,
+            link_driver=self.link_driver,
         )
 
     def nics(self, name: str) -> nodeconfig.Nics:

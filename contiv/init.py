@@ -33,7 +33,16 @@ from contiv.processes import Process, ready, start
 from contiv.stn.client import StnClient
 from contiv.store.client import Etcd
 from contiv.store.mirror import LocalMirror, mirror_path
-from contiv.vpp.lifecycle import Sockets, choose, command, environment, is_virtio, require_pci, startup_conf
+from contiv.vpp.lifecycle import (
+    Sockets,
+    choose,
+    command,
+    environment,
+    is_virtio,
+    require_af_xdp,
+    require_pci,
+    startup_conf,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +104,7 @@ async def _under_resource(config: Config, node: str, *, vpp_socket: str) -> Conf
         before = await node_config.in_force(mirror, node)
         try:
             wanted = await node_config.fetch(etcd, node, otherwise=before, timeout_s=node_config.PATIENCE_S)
+            check_driver(config.under(wanted), node)
             await pci_devices(config.under(wanted), node, vpp_socket=vpp_socket)
         except StoreError as error:
             log.warning("etcd does not tell this node's configuration, the last one counts", error=str(error))
@@ -115,6 +125,13 @@ async def _supervise(children: list[_Child]) -> None:
     async with asyncio.TaskGroup() as group:
         for child in children:
             group.create_task(child.keep_running())
+
+
+def check_driver(config: Config, node: str) -> None:
+    """ConfigError when the data plane cannot open the node's NICs as it is to."""
+    if config.nics(node).by_xdp:
+        _, prefix = choose(config.vpp)
+        require_af_xdp(prefix)
 
 
 async def pci_devices(config: Config, node: str, *, vpp_socket: str) -> dict[str, str]:
@@ -226,6 +243,7 @@ class _Dataplane(_Child):
         return environment(self._kind)
 
     async def prepare(self) -> None:
+        check_driver(self._config, self._node)
         devices = await pci_devices(self._config, self._node, vpp_socket=self._sockets.api)
         run_dir = Path(self._sockets.run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -233,6 +251,7 @@ class _Dataplane(_Child):
             self._config.vpp,
             run_dir=str(run_dir),
             devices=devices,
+            by_xdp=self._config.nics(self._node).by_xdp,
             tcp_idle_s=self._config.tcp_nat_session_timeout * MINUTE_S,
             other_idle_s=self._config.other_nat_session_timeout * MINUTE_S,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -24,6 +24,9 @@ PCI_ADDRESS: Final = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]")
 """Domain, bus, device and function, as below /sys/bus/pci/devices."""
 FINGERPRINT_LENGTH: Final = 16
 INTERCONNECT: Final = "ipamConfig.nodeInterconnectCIDR"
+LinkDriver = Literal["af_packet", "af_xdp"]
+"""What VPP opens NICs by that stay with the kernel. One for all of a node's: what it means for segments that are larger
+than the MTU holds for the whole node (docs/decisions/af-xdp.md)."""
 
 
 class _Section(
@@ -33,8 +36,9 @@ class _Section(
 
 
 class Interface(_Section, frozen=True, kw_only=True):
-    """A NIC of the data plane. ``interface_name`` is the kernel's name of it, which VPP opens by af_packet, or a PCI
-    address, which DPDK drives. Without ``ip`` (address with prefix length) the main one's follows from the node ID."""
+    """A NIC of the data plane. ``interface_name`` is the kernel's name of it, which VPP opens by the node's link
+    driver, or a PCI address, which DPDK drives. Without ``ip`` (address with prefix length) the main one's follows from
+    the node ID."""
 
     interface_name: str = ""
     ip: str = ""
@@ -54,6 +58,7 @@ class NodeConfigSpec(_Section, frozen=True, kw_only=True):
     steal_interface: str = ""
     gateway: str = ""
     nat_external_traffic: bool | None = None
+    link_driver: LinkDriver | None = None
 
 
 class NodeConfig(NodeConfigSpec, frozen=True, kw_only=True):
@@ -74,6 +79,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str
     steal_interface: str
     nat_external: bool
+    link_driver: LinkDriver
 
 
 class Nics(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +91,12 @@ class Nics(msgspec.Struct, frozen=True, kw_only=True):
     steal: str
     gateway: str
     nat_external: bool
+    link_driver: LinkDriver
+
+    @property
+    def by_xdp(self) -> bool:
+        """Whether VPP opens NICs of the node's by AF_XDP."""
+        return self.link_driver == "af_xdp" and not all(nic.is_pci for nic in (self.main, *self.others))
 
 
 def overlay(resource: NodeConfig, section: NodeConfig) -> NodeConfig:
@@ -106,6 +118,7 @@ def overlay(resource: NodeConfig, section: NodeConfig) -> NodeConfig:
         steal_interface=names.steal_interface,
         gateway=resource.gateway or section.gateway,
         nat_external_traffic=section.nat_external_traffic if nat is None else nat,
+        link_driver=resource.link_driver or section.link_driver,
     )
 
 
@@ -124,6 +137,7 @@ def resolve(node: NodeConfig, defaults: Defaults) -> Nics:
         steal=steal,
         gateway=node.gateway or defaults.gateway,
         nat_external=defaults.nat_external if node.nat_external_traffic is None else node.nat_external_traffic,
+        link_driver=node.link_driver or defaults.link_driver,
     )
 
 

@@ -68,6 +68,8 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("preparedInterfaces: -1", "preparedInterfaces", -1, "from 0"),
     ("podInterface: memif", "podInterface", "memif", "memif"),
     ("nodeToNodeTransport: srv6", "nodeToNodeTransport", "srv6", "srv6"),
+    ("linkDriver: xdp", "linkDriver", "xdp", "xdp"),
+    ("nodeConfig: [{nodeName: a, linkDriver: ''}]", "nodeConfig[0].linkDriver", "", "enum"),
     ("nodeConfig: [{nodeName: a}, {nodeName: 7}]", "nodeConfig[1].nodeName", 7, "str"),
     ("nodeConfig: [{nodeName: a}, {gateway: 1.2.3.4}]", "nodeConfig[1]", {"gateway": "1.2.3.4"}, "nodeName"),
     ("etcd: {endpoints: ['http://a', 1]}", "etcd.endpoints[1]", 1, "str"),

@@ -184,6 +184,7 @@ class _Agent:
             policies=True,
             cnat=config.service_renderer == "cnat",
             hide_pods=hides_pods(config, me.name),
+            large_segments=not config.nics(me.name).by_xdp,
         )
         uplink = chosen.uplink
         if uplink is not None and uplink.address is None and me.uplink:

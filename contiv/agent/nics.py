@@ -18,6 +18,7 @@ from contiv.linux import links, snapshot
 from contiv.linux.netlink import Conversation
 from contiv.linux.netns import OWN, Workers
 from contiv.model.ip import Address, Network
+from contiv.model.vpp import AF_XDP_MTU_MAX
 from contiv.network.render_nic import UPLINK, Nic, Uplink, Way, logical_name
 from contiv.nodeconfig import Interface, Nics, check_gateway
 from contiv.stn.client import StnClient
@@ -53,13 +54,13 @@ async def choose(config: Config, node: str, workers: Workers) -> Chosen:
     others = []
     for number, other in enumerate(nics.others, start=1):
         key = f"nodeConfig.otherVPPInterfaces[{number - 1}]"
-        others.append(await _nic(key, logical_name(number), other, config=config, workers=workers))
+        others.append(await _nic(key, logical_name(number), other, by_xdp=nics.by_xdp, config=config, workers=workers))
     if nics.steal or (config.steal_first_nic and not nics.main.interface_name):
         info = await StnClient(config.stn_socket_file).info(nics.steal)
         return Chosen(uplink=stolen_uplink(info, nics, config), others=tuple(others), stolen=info)
     if not nics.main.interface_name:
         return Chosen(uplink=None, others=tuple(others))
-    main = await _nic(MAIN, UPLINK, nics.main, config=config, workers=workers)
+    main = await _nic(MAIN, UPLINK, nics.main, by_xdp=nics.by_xdp, config=config, workers=workers)
     _check_mtu(config, main.host_if, main.mtu)
     gateway = Address.parse(nics.gateway) if nics.gateway else None
     if gateway is not None and main.address is not None:
@@ -75,10 +76,13 @@ def stolen_uplink(info: NicInfo, nics: Nics, config: Config) -> Uplink:
     if nics.gateway:
         check_gateway(GATEWAY, nics.gateway, shared[0])
     driven = bool(config.vpp.nic_driver)
+    if nics.by_xdp and not driven:
+        _check_xdp_mtu(info.interface, info.mtu)
     return Uplink(
         host_if=info.pci_address if driven else info.interface,
         is_pci=driven,
         is_virtio=driven and is_virtio(info.pci_address),
+        by_xdp=nics.by_xdp and not driven,
         mac=info.mac,
         mtu=info.mtu,
         address=shared[0],
@@ -96,7 +100,7 @@ def stolen_uplink(info: NicInfo, nics: Nics, config: Config) -> Uplink:
     )
 
 
-async def _nic(key: str, name: str, wanted: Interface, *, config: Config, workers: Workers) -> Nic:
+async def _nic(key: str, name: str, wanted: Interface, *, by_xdp: bool, config: Config, workers: Workers) -> Nic:
     address = Network.parse(wanted.ip, strict=False) if wanted.ip else None
     if wanted.is_pci:
         require_pci(f"{key}.interfaceName", wanted.interface_name)
@@ -111,9 +115,17 @@ async def _nic(key: str, name: str, wanted: Interface, *, config: Config, worker
             dhcp=wanted.use_dhcp,
         )
     link = await workers.inside(OWN, lambda: _look(f"{key}.interfaceName", wanted.interface_name))
+    if by_xdp:
+        _check_xdp_mtu(link.name, link.mtu)
     return Nic(
-        name=name, host_if=link.name, mac=link.mac, mtu=link.mtu, address=address, dhcp=wanted.use_dhcp
-    )  # fmt: skip
+        name=name,
+        host_if=link.name,
+        by_xdp=by_xdp,
+        mac=link.mac,
+        mtu=link.mtu,
+        address=address,
+        dhcp=wanted.use_dhcp,
+    )
 
 
 def _look(key: str, name: str) -> links.Link:
@@ -136,6 +148,16 @@ def _look(key: str, name: str) -> links.Link:
                     remedy=f"set stealInterface: {name} and start 'contiv stn', or name another NIC",
                 )
     return link
+
+
+def _check_xdp_mtu(name: str, mtu: int) -> None:
+    if mtu > AF_XDP_MTU_MAX:
+        raise ConfigError(
+            "linkDriver",
+            "af_xdp",
+            f"{name} has an MTU of {mtu}, larger frames than fit into VPP's buffers by AF_XDP",
+            remedy=f"set the link's MTU to at most {AF_XDP_MTU_MAX}, or linkDriver: af_packet",
+        )
 
 
 def _check_mtu(config: Config, name: str, mtu: int) -> None:

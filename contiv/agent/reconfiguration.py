@@ -2,9 +2,10 @@
 
 At the start the resource counts before NICs are chosen. Later changes of it are followed: other addresses, another
 gateway and ``natExternalTraffic`` are a resync of what is desired; other NICs end the agent in order, and the next one
-starts with them. What a start of the vswitch alone can change, a NIC that is stolen or on PCI, waits for that: whoever
-let go of a stolen NIC under a running VPP would cut the node off. What the machine refuses changes nothing: the
-configuration of before stays in force, also over a restart of the agent, and ``problem`` says why.
+starts with them. What a start of the vswitch alone can change, a NIC that is stolen or on PCI and the driver of the
+others, waits for that: whoever let go of a stolen NIC under a running VPP would cut the node off. What the machine
+refuses changes nothing: the configuration of before stays in force, also over a restart of the agent, and ``problem``
+says why.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ log = structlog.get_logger(__name__)
 
 RETRY_S: Final = 1.0
 WAITS: Final = (
-    "what is stolen or on PCI changes with the next start of contiv init; until then the one before is in force"
+    "what is stolen, on PCI or opened by another driver changes with the next start of contiv init; until then the one "
+    "before is in force"
 )
 KEPT: Final = "the one before stays in force"
 

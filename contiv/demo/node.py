@@ -80,7 +80,7 @@ class Node:
         daemon lends it to the data plane.
         """
         await asyncio.to_thread(netns.create, self._namespace)
-        await wire.plug(self.number, self.netns)
+        await wire.plug(self.number, self.netns, finished=(config or {}).get("linkDriver") == "af_xdp")
         for place in ("vpp", "run", "state"):
             (self.directory / place).mkdir(parents=True)
         file = self.directory / "contiv.yaml"

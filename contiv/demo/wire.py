@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from contiv.linux import ipv6, links, netns
+from contiv.linux import ipv6, links, netns, offloads
 from contiv.linux.errors import LinkMissing
 from contiv.linux.netlink import Conversation
 from contiv.linux.netns import Workers
@@ -31,9 +31,14 @@ class Wire:
         path = netns.create(self._namespace)
         await self._workers.inside(path, _switch)
 
-    async def plug(self, number: int, node_netns: str) -> None:
-        """A cable from the switch to ``uplink`` in the node's namespace; ``number`` names the port."""
-        await self._workers.inside(netns.path_of(self._namespace), lambda: _cable(f"port{number}", node_netns))
+    async def plug(self, number: int, node_netns: str, *, finished: bool = False) -> None:
+        """A cable from the switch to ``uplink`` in the node's namespace; ``number`` names the port.
+
+        ``finished``: frames come with their checksums, as from a real wire. A veth pair leaves them out, and XDP, which
+        sees frames alone, is not told.
+        """
+        port = f"port{number}"
+        await self._workers.inside(netns.path_of(self._namespace), lambda: _cable(port, node_netns, finished=finished))
         await self._workers.inside(node_netns, _far_end)
 
 
@@ -44,12 +49,14 @@ def _switch() -> None:
         conversation.run([links.set_up(_index(conversation, BRIDGE), True, name=BRIDGE)])
 
 
-def _cable(port: str, node_netns: str) -> None:
+def _cable(port: str, node_netns: str, *, finished: bool) -> None:
     target = netns.open_namespace(node_netns)
     try:
         with Conversation() as conversation:
             conversation.run([links.create_veth(port, UPLINK, peer_netns=target, mtu=MTU)])
             ipv6.set_enabled(port, False)
+            if finished:
+                offloads.apply(port, (("tx-checksum", False),))
             index = _index(conversation, port)
             bridge = _index(conversation, BRIDGE)
             conversation.run([links.set_master(index, bridge, name=port), links.set_up(index, True, name=port)])

@@ -17,6 +17,8 @@ from contiv.model.ip import Address, Network
 
 NAME_MAX: Final = 15
 """Logical names double as Linux interface names: IFNAMSIZ - 1."""
+AF_XDP_MTU_MAX: Final = 1774
+"""A VPP buffer has 2,304 bytes; of these VPP's header and XDP's headroom take 256 each, Ethernet and a VLAN tag 18."""
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -26,10 +28,12 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class AfPacket(_Value, frozen=True, kw_only=True, tag=True):
     """An interface over a kernel link in VPP's own namespace, usually one end of a veth pair.
 
-    ``mtu`` in bytes of layer 3; ``gso`` lets segments larger than the MTU pass (the peer must take them). VPP drops
-    what does not fit into a ring: ``tx_frames`` bounds what it can send to the link at once, ``rx_frames`` what may
-    wait for it. ``qdisc_bypass`` is quicker, and only for links that take large segments themselves: the kernel drops
-    on that way what it would have to segment (net/core/dev.c, __dev_direct_xmit).
+    ``mtu`` in bytes of layer 3; ``gso`` lets segments larger than the MTU pass (the peer must take them) and leaves
+    checksums to who is last. ``large`` off keeps the latter alone: the rings have room for single frames, larger ones
+    of the link are dropped, and VPP must hold none to send. VPP drops what does not fit into a ring: ``tx_frames``
+    bounds what it can send to the link at once, ``rx_frames`` what may wait for it. ``qdisc_bypass`` is quicker, and
+    only for links that take large segments themselves: the kernel drops on that way what it would have to segment
+    (net/core/dev.c, __dev_direct_xmit).
     """
 
     name: str
@@ -37,9 +41,24 @@ class AfPacket(_Value, frozen=True, kw_only=True, tag=True):
     mac: str
     mtu: int
     gso: bool = True
+    large: bool = True
     qdisc_bypass: bool = True
     rx_frames: int = 16
     tx_frames: int = 16
+    requires: tuple[str, ...] = ()
+
+
+class AfXdp(_Value, frozen=True, kw_only=True, tag=True):
+    """An interface over a kernel link in VPP's own namespace, by AF_XDP sockets on all of the link's queues.
+
+    Frames are no larger than the link's MTU either way: it must at most be ``AF_XDP_MTU_MAX``, and nobody may hand VPP
+    segments to send by it that are larger.
+    """
+
+    name: str
+    host_if: str
+    mac: str
+    mtu: int
     requires: tuple[str, ...] = ()
 
 
@@ -96,7 +115,7 @@ class VirtioPci(_Value, frozen=True, kw_only=True, tag=True):
     requires: tuple[str, ...] = ()
 
 
-Interface = AfPacket | Tap | Loopback | VxlanTunnel | Dpdk | VirtioPci
+Interface = AfPacket | AfXdp | Tap | Loopback | VxlanTunnel | Dpdk | VirtioPci
 
 
 class AdminUp(_Value, frozen=True, kw_only=True):
@@ -468,6 +487,7 @@ def entry(value: Value) -> tuple[str, Value]:
 
 _KEY_OF: Final[dict[type[_Value], Callable[[Any], str]]] = {
     AfPacket: lambda v: interface_key(v.name),
+    AfXdp: lambda v: interface_key(v.name),
     Tap: lambda v: interface_key(v.name),
     Loopback: lambda v: interface_key(v.name),
     VxlanTunnel: lambda v: interface_key(v.name),

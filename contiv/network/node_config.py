@@ -65,12 +65,12 @@ async def note_start(mirror: LocalMirror, node: str, resource: NodeConfig | None
     await _store(mirror, f"{STARTED}{keys.node_config(node)}", resource)
 
 
-def bound(config: Config, node: str) -> tuple[str, bool, frozenset[str]]:
-    """What only a start of the vswitch changes: the NIC that is stolen, whether it is the first one, and the NICs on
-    PCI, which VPP takes when it starts."""
+def bound(config: Config, node: str) -> tuple[str, bool, frozenset[str], bool]:
+    """What only a start of the vswitch changes: the NIC that is stolen, whether it is the first one, the NICs on PCI,
+    which VPP takes when it starts, and whether it starts with its af_xdp plugin."""
     nics = config.nics(node)
     pci = frozenset(nic.interface_name for nic in (nics.main, *nics.others) if nic.is_pci)
-    return nics.steal, config.steal_first_nic and not nics.main.interface_name, pci
+    return nics.steal, config.steal_first_nic and not nics.main.interface_name, pci, nics.by_xdp
 
 
 async def _load(mirror: LocalMirror, key: str) -> NodeConfig | None:

@@ -22,6 +22,9 @@ POD_GATEWAY_INSTANCE: Final = 0
 GATEWAY_MAC: Final = (0x12, 0x2A)
 HOST_VPP_MAC: Final = (0x12, 0x2C)
 HOST_LINUX_MAC: Final = (0x12, 0x2D)
+SMALL_FRAMES: Final = 256
+"""A ring, each way, where segments come one by one: what VPP handles at once (VLIB_FRAME_SIZE), of 2 KiB each, which
+is more than comes in anywhere on such a node."""
 
 Desired = dict[str, object]
 
@@ -34,16 +37,34 @@ def render(
     others: tuple[Nic, ...] = (),
     tap: bool,
     mtu: int,
+    large_segments: bool = True,
 ) -> Desired:
-    """Everything of the node itself. ``tap`` says whether VPP makes the host's interface or a veth pair does."""
+    """Everything of the node itself. ``tap`` says whether VPP makes the host's interface or a veth pair does,
+    ``large_segments`` whether the host may hand VPP TCP segments larger than the MTU."""
     desired = _pod_gateway(node)
     desired |= _inside(subnets)
-    desired |= _host_interconnect(subnets, node, uplink, tap=tap, mtu=mtu)
+    desired |= _host_interconnect(subnets, node, uplink, tap=tap, mtu=mtu, large_segments=large_segments)
     if uplink is not None:
         desired |= render_nic.render_uplink(uplink, host=node.host_linux.address, host_interface=HOST_VPP)
     for other in others:
         desired |= render_nic.render(other)
     return desired
+
+
+def near_end(name: str, *, mac: str, mtu: int, large_segments: bool, requires: tuple[str, ...]) -> vpp.AfPacket:
+    """VPP's end of a veth pair to a pod or the host, by which no ``large_segments`` get in unless they may."""
+    if large_segments:
+        return vpp.AfPacket(name=name, host_if=name, mac=mac, mtu=mtu, requires=requires)
+    return vpp.AfPacket(
+        name=name,
+        host_if=name,
+        mac=mac,
+        mtu=mtu,
+        large=False,
+        rx_frames=SMALL_FRAMES,
+        tx_frames=SMALL_FRAMES,
+        requires=requires,
+    )
 
 
 def _pod_gateway(node: NodeAddresses) -> Desired:
@@ -67,7 +88,13 @@ def _inside(subnets: ClusterSubnets) -> Desired:
 
 
 def _host_interconnect(
-    subnets: ClusterSubnets, node: NodeAddresses, uplink: Uplink | None, *, tap: bool, mtu: int
+    subnets: ClusterSubnets,
+    node: NodeAddresses,
+    uplink: Uplink | None,
+    *,
+    tap: bool,
+    mtu: int,
+    large_segments: bool,
 ) -> Desired:
     vpp_mac = node_mac(HOST_VPP_MAC, node.node_id)
     linux_mac = node_mac(HOST_LINUX_MAC, node.node_id)
@@ -78,12 +105,22 @@ def _host_interconnect(
     ]
     desired: Desired = {}
     if tap:
-        values.append(vpp.Tap(name=HOST_VPP, host_if=HOST_LINUX, netns="", mac=vpp_mac, host_mac=linux_mac, mtu=mtu))
+        values.append(
+            vpp.Tap(
+                name=HOST_VPP,
+                host_if=HOST_LINUX,
+                netns="",
+                mac=vpp_mac,
+                host_mac=linux_mac,
+                mtu=mtu,
+                gso=large_segments,
+            )
+        )
         link_key = vpp.interface_key(HOST_VPP)
     else:
         link_key = linux.veth_key(HOST_VPP)
         desired[link_key] = linux.Veth(name=HOST_VPP, peer=HOST_LINUX, peer_mac=linux_mac, mtu=mtu)
-        values.append(vpp.AfPacket(name=HOST_VPP, host_if=HOST_VPP, mac=vpp_mac, mtu=mtu, requires=(link_key,)))
+        values.append(near_end(HOST_VPP, mac=vpp_mac, mtu=mtu, large_segments=large_segments, requires=(link_key,)))
     desired |= dict(vpp.entry(value) for value in values)
     gateway = node.host_vpp.address
     host_side = linux.Interface(
@@ -100,6 +137,7 @@ def _host_interconnect(
         )
         + render_nic.host_routes(uplink, gateway=gateway),
         neighbours=(linux.Neighbour(address=gateway, mac=vpp_mac),),
+        offloads=() if tap else (("tso", large_segments),),
         requires=(link_key,),
     )
     desired[linux.interface_key(HOST_LINUX)] = host_side

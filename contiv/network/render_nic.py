@@ -1,9 +1,9 @@
 """The node's NICs: how VPP opens them, their addresses and ways out, and the host's share of a stolen one. Pure.
 
-VPP opens a NIC of the kernel's by af_packet, a NIC on PCI through DPDK, which startup.conf has given to it already.
-Its address is static or leased by VPP's own DHCP client. A *stolen* NIC was the host's own way to the world: the host
-keeps its addresses, on its end of the interconnect and without a subnet, and routes what it routed over the NIC to
-VPP; VPP has the same address and hands (punts) to the host whatever it has no use for itself::
+VPP opens a NIC of the kernel's by af_packet or AF_XDP, a NIC on PCI through DPDK, which startup.conf has given to it
+already. Its address is static or leased by VPP's own DHCP client. A *stolen* NIC was the host's own way to the world:
+the host keeps its addresses, on its end of the interconnect and without a subnet, and routes what it routed over the
+NIC to VPP; VPP has the same address and hands (punts) to the host whatever it has no use for itself::
 
     the world ─ uplink(192.0.2.7/24) VPP vpp2 ─ vpp1(192.0.2.7/32) host
 """
@@ -40,7 +40,8 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 
 class Nic(msgspec.Struct, frozen=True, kw_only=True):
     """A NIC as VPP opens it. ``name`` is its logical name, ``host_if`` the kernel's, or its PCI address (``is_pci``):
-    then VPP's own driver has it if it is a virtio device (``is_virtio``), else DPDK.
+    then VPP's own driver has it if it is a virtio device (``is_virtio``), else DPDK. A kernel's link it opens by
+    AF_XDP (``by_xdp``) or af_packet.
 
     ``address`` is None as long as no DHCP server has leased one (``dhcp``).
     """
@@ -52,6 +53,7 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = MTU
     is_pci: bool = False
     is_virtio: bool = False
+    by_xdp: bool = False
     dhcp: bool = False
 
 
@@ -79,6 +81,10 @@ def render(nic: Nic) -> Desired:
         interface = vpp.VirtioPci(name=nic.name, pci_address=nic.host_if, mtu=nic.mtu)
     elif nic.is_pci:
         interface = vpp.Dpdk(name=nic.name, mtu=nic.mtu)
+    elif nic.by_xdp:
+        # VPP does not set the link up, and some drivers give no queue before
+        up_first = (linux.interface_key(nic.name),)
+        interface = vpp.AfXdp(name=nic.name, host_if=nic.host_if, mac=nic.mac, mtu=nic.mtu, requires=up_first)
     else:
         # Large segments may leave by it as they are, inside VXLAN none ever comes (render_node). Whether the NIC
         # can segment is unknown, so the kernel must be able to help: no qdisc bypass.
@@ -99,7 +105,8 @@ def render(nic: Nic) -> Desired:
     desired: Desired = dict(vpp.entry(value) for value in values)
     if not nic.is_pci:
         # the kernel's side: no IPv6 of its own on a NIC that is VPP's
-        kernel_side = linux.Interface(logical=nic.name, name=nic.host_if, requires=(vpp.interface_key(nic.name),))
+        after = () if nic.by_xdp else (vpp.interface_key(nic.name),)
+        kernel_side = linux.Interface(logical=nic.name, name=nic.host_if, requires=after)
         desired[linux.interface_key(nic.name)] = kernel_side
     return desired
 

@@ -37,6 +37,8 @@ BD_LABEL: Final = "contiv:vxlan"
 TUNNELS_SHG: Final = 1
 BVI_RX_FRAMES: Final = 64
 """Merged segments and lone acknowledgements of all connections."""
+BVI_TX_FRAMES: Final = 16
+"""Large segments, as many as the far end has room for once they are cut."""
 PORT_RX_FRAMES: Final = 1024
 """Twenty-odd segments of 64 KiB cut to 1,450 bytes, which come all at once; small frames, 2 MB."""
 PORT_TX_FRAMES: Final = 256
@@ -45,8 +47,9 @@ MERGE_WITHIN_NS: Final = 200_000
 """Merging ends sooner at a segment with PSH, so that requests and answers do not wait."""
 
 
-def render_bvi(node: NodeAddresses, *, mtu: int) -> Desired:
-    """This node's place in the mesh: the bridge domain, and the cable between it and VRF 0."""
+def render_bvi(node: NodeAddresses, *, mtu: int, large_segments: bool = True) -> Desired:
+    """This node's place in the mesh: the bridge domain, and the cable between it and VRF 0. What comes from other nodes
+    is merged where ``large_segments`` may pass through VPP."""
     bvi_mac = node_mac(BVI_MAC, node.node_id)
     values: tuple[vpp.Value, ...] = (
         vpp.BridgeDomain(bd_id=BD_ID, label=BD_LABEL),
@@ -56,6 +59,7 @@ def render_bvi(node: NodeAddresses, *, mtu: int) -> Desired:
             mac=node_mac(PORT_MAC, node.node_id),
             mtu=mtu,
             gso=False,
+            large=large_segments,
             rx_frames=PORT_RX_FRAMES,
             tx_frames=PORT_TX_FRAMES,
             requires=(linux.interface_key(PORT),),
@@ -68,18 +72,20 @@ def render_bvi(node: NodeAddresses, *, mtu: int) -> Desired:
             host_if=BVI,
             mac=bvi_mac,
             mtu=mtu,
-            rx_frames=BVI_RX_FRAMES,
+            large=large_segments,
+            rx_frames=BVI_RX_FRAMES if large_segments else PORT_RX_FRAMES,
+            tx_frames=BVI_TX_FRAMES if large_segments else PORT_TX_FRAMES,
             requires=(linux.interface_key(BVI),),
         ),
         vpp.InterfaceAddress(interface=BVI, address=node.vxlan),
         vpp.AdminUp(interface=BVI),
     )
-    return dict(vpp.entry(value) for value in values) | _cable(mtu)
+    return dict(vpp.entry(value) for value in values) | _cable(mtu, merges=large_segments)
 
 
-def _cable(mtu: int) -> Desired:
+def _cable(mtu: int, *, merges: bool) -> Desired:
     veth, macvlan = linux.veth_key(WIRE), linux.macvlan_key(WIRE)
-    cuts_and_merges = (("tx-checksum", False), ("tso", False), ("gro", True))
+    cuts_and_merges = (("tx-checksum", False), ("tso", False), ("gro", merges))
     return {
         veth: linux.Veth(name=WIRE, peer=PORT, mtu=mtu, offloads=cuts_and_merges),
         linux.interface_key(WIRE): linux.Interface(

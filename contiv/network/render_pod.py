@@ -14,19 +14,29 @@ from contiv.model.ip import Network
 from contiv.model.node import Attachment
 from contiv.network.ipam import NodeAddresses
 from contiv.network.naming import pod_macs
-from contiv.network.render_host import POD_GATEWAY, Desired
+from contiv.network.render_host import POD_GATEWAY, Desired, near_end
 
 DEFAULT_ROUTE: Final = Network(4, 0, 0)
 
 
-def render(pod: Attachment, node: NodeAddresses, *, tap: bool, mtu: int, ready: tuple[str, ...] = ()) -> Desired:
-    """All keys of one pod. ``tap`` says whether VPP makes the pod's interface or a veth pair does.
+def render(
+    pod: Attachment,
+    node: NodeAddresses,
+    *,
+    tap: bool,
+    mtu: int,
+    large_segments: bool = True,
+    ready: tuple[str, ...] = (),
+) -> Desired:
+    """All keys of one pod. ``tap`` says whether VPP makes the pod's interface or a veth pair does, ``large_segments``
+    whether the pod may hand VPP TCP segments larger than the MTU.
 
     Neither end goes up before the keys ``ready`` are there, the access lists above all: a slot may have its last pod's.
     The pod's end stays up when VPP dies: without VPP's end it reaches nobody, and that one waits for the lists again.
     """
     name = pod.interface
-    link = _tap(pod, mtu=mtu) if tap else _slot_in_pod(pod, node, mtu=mtu)
+    make = _tap if tap else _slot_in_pod
+    link = make(pod, node, mtu=mtu, large_segments=large_segments)
     neighbour = vpp.Neighbour(interface=name, address=pod.ip, mac=pod.pod_mac)
     route = vpp.Route(vrf=0, destination=pod.ip.host_network, gateway=pod.ip, interface=name)
     unnumbered = vpp.Unnumbered(interface=name, lender=POD_GATEWAY)
@@ -38,15 +48,21 @@ def render(pod: Attachment, node: NodeAddresses, *, tap: bool, mtu: int, ready: 
     return desired
 
 
-def render_slot(name: str, node: NodeAddresses, *, mtu: int) -> Desired:
+def render_slot(name: str, node: NodeAddresses, *, mtu: int, large_segments: bool = True) -> Desired:
     """A veth pair, VPP's hold on its near end, and the far end up, both in the node's own namespace."""
     pod_mac, vpp_mac = pod_macs(node.node_id, name)
     far_end = far_end_of(name)
     veth = linux.Veth(name=name, peer=far_end, peer_mac=pod_mac, mtu=mtu)
-    interface = vpp.AfPacket(name=name, host_if=name, mac=vpp_mac, mtu=mtu, requires=(linux.veth_key(name),))
-    # VPP brings its own end up and down; the far end speaks only once VPP holds the other
+    interface = near_end(name, mac=vpp_mac, mtu=mtu, large_segments=large_segments, requires=(linux.veth_key(name),))
+    # VPP brings its own end up and down; the far end speaks only once VPP holds the other. Large segments are cut here:
+    # the macvlan on top is the pod's to configure.
     up = linux.Interface(
-        logical=far_end, name=far_end, up=True, requires=(linux.veth_key(name),), after=(vpp.interface_key(name),)
+        logical=far_end,
+        name=far_end,
+        up=True,
+        offloads=(("tso", large_segments),),
+        requires=(linux.veth_key(name),),
+        after=(vpp.interface_key(name),),
     )
     return {linux.veth_key(name): veth, vpp.interface_key(name): interface, linux.interface_key(far_end): up}
 
@@ -56,7 +72,7 @@ def far_end_of(name: str) -> str:
     return f"{name}p"
 
 
-def _slot_in_pod(pod: Attachment, node: NodeAddresses, *, mtu: int) -> Desired:
+def _slot_in_pod(pod: Attachment, node: NodeAddresses, *, mtu: int, large_segments: bool) -> Desired:
     """The slot with a macvlan on its far end, in the pod."""
     far_end = far_end_of(pod.interface)
     macvlan = linux.Macvlan(
@@ -66,10 +82,11 @@ def _slot_in_pod(pod: Attachment, node: NodeAddresses, *, mtu: int) -> Desired:
         mtu=mtu,
         requires=(linux.interface_key(far_end),),
     )
-    return render_slot(pod.interface, node, mtu=mtu) | {linux.macvlan_key(far_end): macvlan}
+    slot = render_slot(pod.interface, node, mtu=mtu, large_segments=large_segments)
+    return slot | {linux.macvlan_key(far_end): macvlan}
 
 
-def _tap(pod: Attachment, *, mtu: int) -> Desired:
+def _tap(pod: Attachment, _: NodeAddresses, *, mtu: int, large_segments: bool) -> Desired:
     return dict(
         [
             vpp.entry(
@@ -80,6 +97,7 @@ def _tap(pod: Attachment, *, mtu: int) -> Desired:
                     mac=pod.vpp_mac,
                     host_mac=pod.pod_mac,
                     mtu=mtu,
+                    gso=large_segments,
                 )
             )
         ]

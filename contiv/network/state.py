@@ -34,7 +34,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the configuration decides: pods on TAPs or veth pairs, how many of these ahead in the end, MTU, VNI, and
     whether nodes talk through VXLAN. ``policies``: somebody decides about the access lists of all interfaces that carry
     pods' traffic; none of them is up before. ``cnat``: no pod's before CNAT knows it. ``hide_pods``: the world sees the
-    node's address where pods call.
+    node's address where pods call. ``large_segments``: TCP segments larger than the MTU may pass through VPP.
     """
 
     tap: bool
@@ -45,6 +45,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     policies: bool = False
     cnat: bool = False
     hide_pods: bool = True
+    large_segments: bool = True
 
 
 class PodRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +123,8 @@ class NetworkState:
         options = self.options
         desired = self._host() | self._way_out()
         if options.transport != "nooverlay":
-            desired |= self._judged(render_node.render_bvi(self.node, mtu=options.mtu), render_node.BVI)
+            bvi = render_node.render_bvi(self.node, mtu=options.mtu, large_segments=options.large_segments)
+            desired |= self._judged(bvi, render_node.BVI)
         for claim in self.others.values():
             desired |= self._other(claim)
         desired |= self._spares()
@@ -213,7 +215,13 @@ class NetworkState:
     def _host(self) -> Desired:
         options = self.options
         host = render_host.render(
-            self.subnets, self.node, self.uplink, others=self.nics, tap=options.tap, mtu=options.mtu
+            self.subnets,
+            self.node,
+            self.uplink,
+            others=self.nics,
+            tap=options.tap,
+            mtu=options.mtu,
+            large_segments=options.large_segments,
         )
         outward = (self.uplink, *self.nics) if self.uplink is not None else self.nics
         return self._judged(host, render_host.HOST_VPP, *(nic.name for nic in outward))
@@ -275,7 +283,9 @@ class NetworkState:
         return desired
 
     def _slot(self, name: str) -> Desired:
-        return render_pod.render_slot(name, self.node, mtu=self.options.mtu) | self._diversion(name)
+        options = self.options
+        slot = render_pod.render_slot(name, self.node, mtu=options.mtu, large_segments=options.large_segments)
+        return slot | self._diversion(name)
 
     def _diversion(self, name: str) -> Desired:
         return dict([vpp.entry(render_out.diverted(name))]) if self._diverts else {}
@@ -303,7 +313,14 @@ class NetworkState:
         diverted = self._diversion(name)
         judged = (vpp.acl_interface_key(name),) if options.policies else ()
         ready = (*diverted, *judged, *((cnat.interface_key(name),) if options.cnat else ()))
-        return diverted | render_pod.render(attachment, self.node, tap=options.tap, mtu=options.mtu, ready=ready)
+        return diverted | render_pod.render(
+            attachment,
+            self.node,
+            tap=options.tap,
+            mtu=options.mtu,
+            large_segments=options.large_segments,
+            ready=ready,
+        )
 
     def _other(self, claim: NodeClaim) -> Desired:
         if self.uplink is None or not claim.uplink:

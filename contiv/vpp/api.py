@@ -30,6 +30,7 @@ PREFIXES: Final = ("/opt/vpp", "/usr", "/usr/local")
 MODULES: Final = (
     "acl",
     "af_packet",
+    "af_xdp",
     "arp",
     "classify",
     "cnat",

@@ -23,6 +23,10 @@ from contiv.errors import ConfigError
 
 PLUGINS: Final = ("acl", "af_packet", "cnat", "dhcp", "nat", "ping", "tap", "vxlan")
 """The plugins that this project uses; everything else stays off."""
+AF_XDP: Final = "af_xdp"
+"""The plugin of nodes that ask for it; a VPP that was built without libxdp does not have it."""
+PLUGIN_PLACES: Final = ("lib*/vpp_plugins", "lib*/*/vpp_plugins")
+"""Below an installation's prefix, by distribution."""
 DEFAULT_PREFIX: Final = "/opt/vpp"
 SEGMENT_PREFIX_MAX: Final = 40
 VHOST_NET: Final = "/dev/vhost-net"
@@ -103,11 +107,12 @@ def startup_conf(
     *,
     run_dir: str,
     devices: Mapping[str, str] | None = None,
+    by_xdp: bool = False,
     tcp_idle_s: int = 180 * 60,
     other_idle_s: int = 5 * 60,
 ) -> str:
     """VPP's startup.conf. Without hugepages heap and buffers live on pages of 4 kB. ``devices`` are the PCI addresses
-    of the NICs that DPDK drives, by the names that VPP is to call them.
+    of the NICs that DPDK drives, by the names that VPP is to call them; ``by_xdp``: it opens kernel links by AF_XDP.
 
     Access lists reclassify sessions: after a change of lists the next packet of whoever opened a connection is judged
     anew. Otherwise VPP clears a hundred sessions of the interface and leaves the others as they are
@@ -118,7 +123,8 @@ def startup_conf(
     """
     sockets = Sockets(run_dir=run_dir)
     page = "default-hugepage" if config.hugepages else "4k"
-    plugins = "\n".join(f"  plugin {name}_plugin.so {{ enable }}" for name in PLUGINS)
+    wanted = (*PLUGINS, AF_XDP) if by_xdp else PLUGINS
+    plugins = "\n".join(f"  plugin {name}_plugin.so {{ enable }}" for name in wanted)
     dpdk = _dpdk(devices) if devices else ""
     workers = f"\n  workers {config.workers}" if config.workers else ""
     return f"""\
@@ -172,6 +178,24 @@ def _dpdk(devices: Mapping[str, str]) -> str:
     """The end of the plugins section and the start of DPDK's, which the template closes."""
     lines = "\n".join(f"  dev {address} {{ name {name} }}" for name, address in sorted(devices.items()))
     return f"\n  plugin dpdk_plugin.so {{ enable }}\n}}\ndpdk {{\n{lines}"
+
+
+def require_af_xdp(prefix: Path | None) -> None:
+    """Refuse what cannot open links by AF_XDP: a VPP in ``prefix`` without the plugin, or the emulator (None)."""
+    if prefix is None:
+        problem = "the emulator opens links by af_packet alone"
+    elif not has_plugin(prefix, AF_XDP):
+        problem = f"VPP in {prefix} has no {AF_XDP}_plugin.so"
+    else:
+        return
+    raise ConfigError(
+        "linkDriver", AF_XDP, problem, remedy="install a VPP that was built with libxdp, or set linkDriver: af_packet"
+    )
+
+
+def has_plugin(prefix: Path, name: str) -> bool:
+    """Whether the VPP installed in ``prefix`` has the plugin."""
+    return any(any(prefix.glob(f"{place}/{name}_plugin.so")) for place in PLUGIN_PLACES)
 
 
 def require_pci(key: str, address: str, *, devices: Path = PCI_DEVICES) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from contiv.agent import nics
@@ -41,7 +42,7 @@ STOLEN = NicInfo(
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A host with ``eth0``, its way out, ``eth1``, free, and ``eth2``, a port of ``br0``."""
+    """A host with ``eth0``, its way out, ``eth1``, free, ``eth2``, a port of ``br0``, and ``eth3``, for long frames."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     name = f"contiv-nics-{os.getpid()}-{next(_numbers)}"
@@ -52,6 +53,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad &&"
         "ip link add name eth0 type veth peer name far0 && ip link add name eth1 type veth peer name far1 &&"
         "ip link add name eth2 type veth peer name far2 && ip link add name br0 type bridge &&"
+        "ip link add name eth3 mtu 1775 type veth peer name far3 &&"
         "ip link set eth2 master br0 && ip link set far0 up && ip link set eth0 up &&"
         "ip addr add 192.0.2.7/24 dev eth0 && ip route add default via 192.0.2.1"
     )
@@ -94,6 +96,11 @@ def node(text: str, *, more: str = "") -> str:
             node("mainVPPInterface: {interfaceName: eth1}", more=", mtuSize: 1501, nodeToNodeTransport: nooverlay"),
             "mtuSize",
             "choose at most 1500",
+        ),
+        (
+            node("mainVPPInterface: {interfaceName: eth3}, linkDriver: af_xdp"),
+            "linkDriver",
+            "eth3 has an MTU of 1775",
         ),
     ],
 )
@@ -192,6 +199,30 @@ async def test_several_nics_are_taken_with_what_the_kernel_knows_of_them(host: s
     assert str(found.uplink.gateway) == "198.51.100.1"
     assert found.claimed() == "198.51.100.7/24"
     assert [(nic.name, nic.host_if, nic.dhcp, nic.address) for nic in found.others] == [("nic1", "far1", True, None)]
+
+
+@pytest.mark.root
+async def test_all_links_of_a_node_are_opened_by_its_driver(host: str) -> None:
+    links = "mainVPPInterface: {interfaceName: eth1}, otherVPPInterfaces: [{interfaceName: far1}]"
+    for text, by_xdp in (
+        (node(links), False),
+        (node(links, more=", linkDriver: af_xdp"), True),
+        (node(f"{links}, linkDriver: af_xdp"), True),
+        (node(f"{links}, linkDriver: af_packet", more=", linkDriver: af_xdp"), False),
+    ):
+        found = await chosen(text)
+        assert found.uplink is not None
+        assert {nic.by_xdp for nic in (found.uplink, *found.others)} == {by_xdp}, text
+
+
+def test_a_stolen_nic_is_opened_by_the_node_s_driver_unless_it_is_passed_to_another() -> None:
+    config = parse("{stealInterface: eth0, linkDriver: af_xdp}")
+    assert nics.stolen_uplink(STOLEN, config.nics("n"), config).by_xdp
+    passed = parse("{stealInterface: eth0, linkDriver: af_xdp, vpp: {nicDriver: vfio-pci}}")
+    assert not nics.stolen_uplink(STOLEN, passed.nics("n"), passed).by_xdp
+    large = msgspec.structs.replace(STOLEN, mtu=9000)
+    with pytest.raises(ConfigError, match="eth0 has an MTU of 9000"):
+        nics.stolen_uplink(large, config.nics("n"), config)
 
 
 async def test_without_a_daemon_a_nic_to_steal_is_an_error_that_says_what_to_start() -> None:

@@ -143,6 +143,19 @@ async def test_a_stolen_nic_is_changed_by_a_start_of_init_alone(etcd: Etcd, mirr
     assert (await decide(FILE, "n", etcd, mirror, workers)).resource is None
 
 
+async def test_the_driver_of_links_is_changed_by_a_start_of_init_alone(
+    etcd: Etcd, mirror: LocalMirror, workers: Workers
+):
+    by_xdp = NodeConfig(node_name="n", link_driver="af_xdp")
+    await say(etcd, by_xdp)
+    choice = await decide(FILE, "n", etcd, mirror, workers)
+    assert (choice.resource, choice.problem) == (None, WAITS)
+    await node_config.note_start(mirror, "n", by_xdp)
+    choice = await decide(FILE, "n", etcd, mirror, workers)
+    assert (choice.resource, choice.problem) == (by_xdp, None)
+    assert choice.config.nics("n").by_xdp
+
+
 class Running:
     """A ``Reconfiguration`` that runs with the file, what it pushed, and whether it ended the agent."""
 

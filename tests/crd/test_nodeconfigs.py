@@ -143,6 +143,8 @@ def test_what_etcd_has_is_in_force_before_its_object_is_seen(configs: NodeConfig
         ({"gateway": "2.2.2.2"}, {"gateway": "1.1.1.1"}, {"gateway": "2.2.2.2"}),
         ({"natExternalTraffic": False}, {"natExternalTraffic": True}, {"natExternalTraffic": False}),
         ({}, {"natExternalTraffic": False}, {"natExternalTraffic": False}),
+        ({"linkDriver": "af_packet"}, {"linkDriver": "af_xdp"}, {"linkDriver": "af_packet"}),
+        ({}, {"linkDriver": "af_xdp"}, {"linkDriver": "af_xdp"}),
         (
             {"mainVPPInterface": {"ip": "10.7.0.1/24"}},
             {"mainVPPInterface": {"interfaceName": "eth1", "useDHCP": True}},

@@ -49,11 +49,11 @@ class Node:
         self._workers = workers
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start the data plane and wait for its API socket."""
+    def start(self, *, by_xdp: bool = False) -> None:
+        """Start the data plane, with the af_xdp plugin if it is to be, and wait for its API socket."""
         config = VppConfig(main_heap_size="512M", buffers_per_numa=8192)
         conf = self.folder / "startup.conf"
-        conf.write_text(lifecycle.startup_conf(config, run_dir=str(self.folder)))
+        conf.write_text(lifecycle.startup_conf(config, run_dir=str(self.folder), by_xdp=by_xdp))
         argv = lifecycle.command(self.kind, lifecycle.find_vpp(), conf=str(conf))
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -14,7 +14,7 @@ from contiv.network import render_nic, render_out
 from contiv.network.ipam import ClusterSubnets
 from contiv.network.render_host import HOST_LINUX, HOST_VPP
 from contiv.network.render_nic import UPLINK, Nic, Uplink, Way
-from contiv.network.render_node import BVI
+from contiv.network.render_node import BVI, WIRE
 from contiv.network.state import NetworkState, Options
 
 SUBNETS = ClusterSubnets.of(parse(""))
@@ -30,10 +30,20 @@ def state(
     others: tuple[Nic, ...] = (),
     pods: int = 0,
     hide_pods: bool = True,
+    large_segments: bool = True,
+    tap: bool = False,
 ) -> NetworkState:
     text = "" if uplink is None or uplink.address is None else str(uplink.address)
     me = NodeClaim(id=1, name="node1", uplink=text)
-    options = Options(tap=False, prepared_target=pods, mtu=1450, vni=10, transport=transport, hide_pods=hide_pods)
+    options = Options(
+        tap=tap,
+        prepared_target=pods,
+        mtu=1450,
+        vni=10,
+        transport=transport,
+        hide_pods=hide_pods,
+        large_segments=large_segments,
+    )
     network = NetworkState(SUBNETS, me, uplink, options, nics=others)
     network.slots.grow(pods)
     return network
@@ -221,3 +231,32 @@ def test_other_nics_stand_beside_the_main_one() -> None:
     changes = node.address_changed("nic1", moved, None)
     assert set(changes) == {vpp.address_key("nic1", others[0].address or moved), vpp.address_key("nic1", moved)}
     assert node.me.uplink == str(OWN)
+
+
+def test_a_nic_is_opened_by_xdp_once_its_link_is_up() -> None:
+    desired = state(static(by_xdp=True)).desired()
+    nic = desired[vpp.interface_key(UPLINK)]
+    assert nic == vpp.AfXdp(
+        name=UPLINK, host_if="eth1", mac="02:00:00:00:00:01", mtu=1500, requires=(linux.interface_key(UPLINK),)
+    )
+    link = desired[linux.interface_key(UPLINK)]
+    assert isinstance(link, linux.Interface)
+    assert (link.name, link.up, link.requires) == ("eth1", True, ())
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_large_segments_enter_vpp_nowhere_unless_they_may(large: bool) -> None:
+    desired = state(static(by_xdp=not large), pods=3, large_segments=large).desired()
+    links = {value.name: value for value in of(linux.Interface, desired)}
+    slots = [name for name in links if vpp.interface_key(name.removesuffix("p")) in desired and name.endswith("p")]
+    assert len(slots) == 3
+    for name in (*slots, HOST_LINUX):
+        assert dict(links[name].offloads) == {"tso": large}, name
+    wire = desired[linux.veth_key(WIRE)]
+    assert isinstance(wire, linux.Veth)
+    assert dict(wire.offloads)["gro"] is large
+    ends = [each for each in of(vpp.AfPacket, desired) if each.name != UPLINK]
+    assert {each.name for each in ends} >= {HOST_VPP, BVI, *(name.removesuffix("p") for name in slots)}
+    assert {each.large for each in ends} == {large}
+    on_taps = state(static(by_xdp=not large), tap=True, large_segments=large).desired()
+    assert {tap.gso for tap in of(vpp.Tap, on_taps)} == {large}

@@ -12,6 +12,7 @@ from contiv.errors import VppError
 from contiv.model import vpp as model
 from contiv.vpp.descriptors import Interfaces
 from contiv.vpp.descriptors import tap as taps
+from contiv.vpp.descriptors.base import RX_MODE_INTERRUPT
 from contiv.vpp.descriptors.interface import AT_ONCE_MAX, InterfaceDescriptor
 from contiv.vpp.errors import VppDisconnected
 
@@ -63,7 +64,7 @@ async def test_a_tap_with_our_tag_never_lacks_its_interrupts(patience: int) -> N
         await descriptor.create("vpp/interface/pod1", a_tap())
     except VppError:
         assert not complete
-    assert "tag" not in vpp.state or vpp.state["mode"] == taps.RX_MODE_INTERRUPT
+    assert "tag" not in vpp.state or vpp.state["mode"] == RX_MODE_INTERRUPT
     assert ("tag" in vpp.state) == complete
 
 

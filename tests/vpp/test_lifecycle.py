@@ -127,3 +127,21 @@ def test_a_wrong_pci_address_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "0000:00:08.0" / "vendor").write_text("0x1af4\n")
     assert lifecycle_module.is_virtio("0000:00:08.0", devices=tmp_path)
     assert not lifecycle_module.is_virtio("0000:00:09.0", devices=tmp_path)
+
+
+def test_the_af_xdp_plugin_is_switched_on_for_nodes_that_need_it() -> None:
+    line = "plugin af_xdp_plugin.so { enable }"
+    assert line in startup_conf(VppConfig(), run_dir="/run/vpp", by_xdp=True)
+    assert line not in startup_conf(VppConfig(), run_dir="/run/vpp")
+
+
+@pytest.mark.parametrize("place", ["lib/vpp_plugins", "lib/x86_64-linux-gnu/vpp_plugins", "lib64/vpp_plugins"])
+def test_a_vpp_without_the_af_xdp_plugin_is_refused_and_so_is_the_emulator(tmp_path: Path, place: str) -> None:
+    for prefix, words in ((tmp_path, f"VPP in {tmp_path} has no af_xdp_plugin.so"), (None, "the emulator")):
+        with pytest.raises(ConfigError, match=words) as refused:
+            lifecycle_module.require_af_xdp(prefix)
+        assert (refused.value.key, refused.value.value) == ("linkDriver", "af_xdp")
+        assert "linkDriver: af_packet" in refused.value.remedy
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "af_xdp_plugin.so").touch()
+    lifecycle_module.require_af_xdp(tmp_path)

@@ -22,7 +22,7 @@ FRAME_STEP: Final = 2048
 """A ring's block, frames times their size, must be a multiple of the page size (packet(7))."""
 FRAME_OVERHEAD: Final = 128
 """tpacket2_hdr, sockaddr_ll, virtio_net_hdr, Ethernet and a VLAN tag, with the kernel's alignment: less than this."""
-NOT_DUMPED: Final = ("gso", "qdisc_bypass", "rx_frames", "tx_frames")
+NOT_DUMPED: Final = ("gso", "large", "qdisc_bypass", "rx_frames", "tx_frames")
 """The fields of ``AfPacket`` that VPP never tells."""
 
 
@@ -36,15 +36,16 @@ async def create(api: Api, value: AfPacket) -> int:
     flags = FLAG_VERSION_2
     flags |= FLAG_QDISC_BYPASS if value.qdisc_bypass else 0
     flags |= FLAG_CKSUM_GSO if value.gso else 0
+    small = _mtu_frame_bytes(value.mtu)
     reply = await api.call(
         "af_packet_create_v3",
         mode=MODE_ETHERNET,
         hw_addr=value.mac,
         use_random_hw_addr=False,
         host_if_name=value.host_if,
-        rx_frame_size=LARGE_FRAME_BYTES if value.gso else _mtu_frame_bytes(value.mtu),
-        # always large: VPP copies into it whatever it is to send, and looks at no length (device.c)
-        tx_frame_size=LARGE_FRAME_BYTES,
+        rx_frame_size=LARGE_FRAME_BYTES if value.gso and value.large else small,
+        # large wherever VPP may hold large segments: it copies whatever it is to send and looks at no length (device.c)
+        tx_frame_size=LARGE_FRAME_BYTES if value.large else small,
         rx_frames_per_block=value.rx_frames,
         tx_frames_per_block=value.tx_frames,
         flags=flags,

@@ -23,6 +23,8 @@ GONE: Final = frozenset(
 )  # fmt: skip
 """VPP's answers to a removal that mean that there is nothing left to remove (vnet/error.h)."""
 
+RX_MODE_INTERRUPT: Final = 2
+
 T = TypeVar("T")
 
 
@@ -103,6 +105,13 @@ async def remove(api: Api, name: str, /, **fields: Any) -> None:
     except VppError as error:
         if getattr(error, "name", "") not in GONE:
             raise
+
+
+def use_interrupts(api: Api, index: int) -> Awaitable[Any]:
+    """Have VPP woken by the kernel. TAP and AF_XDP it polls as it makes them, and its main thread is never idle."""
+    return api.call(
+        "sw_interface_set_rx_mode", sw_if_index=index, queue_id_valid=False, queue_id=0, mode=RX_MODE_INTERRUPT
+    )
 
 
 def lacks(api: Api, message: str) -> bool:

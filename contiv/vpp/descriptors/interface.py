@@ -1,8 +1,8 @@
 """Interfaces of every kind under one kind of key, so that what stands on an interface need not know its kind.
 
-The kinds (``af_packet``, ``tap``, ``loopback``, ``vxlan``, ``dpdk``, ``virtio``) are beside this file: each knows the
-messages that create, delete and dump it. Here is what they share: the tag that marks an interface as ours, the MTU,
-the index of names.
+The kinds (``af_packet``, ``af_xdp``, ``tap``, ``loopback``, ``vxlan``, ``dpdk``, ``virtio``) are beside this file: each
+knows the messages that create, delete and dump it. Here is what they share: the tag that marks an interface as ours,
+the MTU, the index of names.
 An untagged interface that is exactly what is wanted was made by an agent that died before it could tag it: adopted.
 """
 
@@ -18,8 +18,8 @@ import msgspec
 from contiv.errors import VppError
 from contiv.model import vpp as model
 from contiv.scheduler.descriptor import Actual, Dependency, Descriptor
-from contiv.vpp.descriptors import af_packet, dpdk, loopback, tap, virtio, vxlan
-from contiv.vpp.descriptors.base import NO_INDEX, OWNER, Api, Interfaces, owned
+from contiv.vpp.descriptors import af_packet, af_xdp, dpdk, loopback, tap, virtio, vxlan
+from contiv.vpp.descriptors.base import NO_INDEX, OWNER, Api, Interfaces, owned, use_interrupts
 
 Metadata = int
 """An interface's metadata is its ``sw_if_index``."""
@@ -32,6 +32,7 @@ Hurry = Callable[[], AbstractContextManager[None]]
 
 KINDS: Final[Mapping[type, Any]] = {
     model.AfPacket: af_packet,
+    model.AfXdp: af_xdp,
     model.Tap: tap,
     model.Loopback: loopback,
     model.VxlanTunnel: vxlan,
@@ -123,7 +124,7 @@ class InterfaceDescriptor(Descriptor[model.Interface, Metadata]):
 
     async def _make_ours(self, index: int, value: model.Interface) -> None:
         """Tag the interface. The tag is sent last: what has it lacks nothing that no dump would show."""
-        settings = [tap.use_interrupts(self._api, index)] if isinstance(value, model.Tap) else []
+        settings = [use_interrupts(self._api, index)] if isinstance(value, model.Tap | model.AfXdp) else []
         tagged = self._api.call("sw_interface_tag_add_del", is_add=True, sw_if_index=index, tag=OWNER + value.name)
         await asyncio.gather(*settings, tagged)
 

@@ -7,8 +7,7 @@ away (the link is opened with IFF_MULTI_QUEUE). Hence ``claims``: the scheduler 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Any, Final
+from typing import Final
 
 from contiv.errors import VppError
 from contiv.model.vpp import Tap
@@ -21,7 +20,6 @@ TX_RING_SIZE: Final = 256
 RX_RING_SIZE: Final = 64
 """VPP fills it with packet buffers for good: with its own 256, 40 pods emptied a pool of 8,192 and all traffic ended.
 Two segments of 64 KiB fit, and between two pods it was not seen to be slower."""
-RX_MODE_INTERRUPT: Final = 2
 PROBLEMS: Final = {
     "SYSCALL_ERROR_1": "VPP cannot open /dev/vhost-net; load the kernel module vhost_net or set podInterface to veth",
     "SYSCALL_ERROR_2": "VPP cannot open the namespace or /dev/net/tun; both must exist where VPP runs",
@@ -72,13 +70,6 @@ async def _create(api: Api, value: Tap) -> int:
         tag="",
     )
     return int(reply.sw_if_index)
-
-
-def use_interrupts(api: Api, index: int) -> Awaitable[Any]:
-    """Have VPP woken by the kernel; as VPP makes a TAP it polls it, and its main thread is never idle again."""
-    return api.call(
-        "sw_interface_set_rx_mode", sw_if_index=index, queue_id_valid=False, queue_id=0, mode=RX_MODE_INTERRUPT
-    )
 
 
 async def delete(api: Api, value: Tap, index: int) -> None:
