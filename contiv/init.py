@@ -27,6 +27,7 @@ import structlog
 from contiv.config import Config
 from contiv.credentials import credentials
 from contiv.errors import ContivError, StoreError
+from contiv.linux import rcu
 from contiv.network import node_config
 from contiv.network.render_nic import UPLINK, logical_name
 from contiv.processes import Process, ready, start
@@ -81,9 +82,10 @@ async def run(config: Config, *, config_path: str | None, node: str) -> None:
 
 async def _children(config: Config, *, config_path: str | None, node: str) -> list[_Child]:
     """What is to run, in the order of starting."""
-    logs = Path(config.run_dir) / "log"
+    run_dir = Path(config.run_dir)
+    logs = run_dir / "log"
     sockets = Sockets(run_dir=config.vpp.run_dir)
-    agent = _Agent(config_path, node, logs / "agent.log")
+    agent = _Agent(config_path, node, logs / "agent.log", run_dir)
     if await answers(sockets.api):
         log.info("attaching to the data plane that runs", api=sockets.api)
         return [agent]
@@ -196,6 +198,9 @@ class _Child:
     async def wait_ready(self, process: Process) -> None:
         """Return when the process serves."""
 
+    def tidy_up(self) -> None:
+        """Put right what a process that was killed may have left."""
+
     async def start(self) -> None:
         """Start the process and wait until it serves."""
         self._started_at = time.monotonic()
@@ -209,6 +214,7 @@ class _Child:
         while True:
             assert self._process is not None
             code = await self._process.wait()
+            self.tidy_up()
             lived_s = time.monotonic() - self._started_at
             self._backoff_s = BACKOFF_FIRST_S if lived_s > STABLE_S else min(self._backoff_s * 2, BACKOFF_MAX_S)
             said = self._process.tail(LAST_LINES)
@@ -224,6 +230,7 @@ class _Child:
         """End the process."""
         if self._process is not None:
             await self._process.stop(grace_s=grace_s)
+            self.tidy_up()
 
 
 class _Dataplane(_Child):
@@ -269,11 +276,15 @@ class _Dataplane(_Child):
 class _Agent(_Child):
     name = "agent"
 
-    def __init__(self, config_path: str | None, node: str, log_path: Path) -> None:
+    def __init__(self, config_path: str | None, node: str, log_path: Path, run_dir: Path) -> None:
         super().__init__(log_path)
         self._config_path = config_path
         self._node = node
+        self._run_dir = run_dir
 
     def argv(self) -> list[str]:
         config = ["--config", self._config_path] if self._config_path else []
         return [sys.executable, "-m", "contiv.cli.main", "agent", "--node", self._node, *config]
+
+    def tidy_up(self) -> None:
+        rcu.settle(self._run_dir)

@@ -5,7 +5,7 @@ forwards nothing meanwhile. Expedited ones take tens of microseconds and cost ea
 (``rcu_expedited``, Documentation/ABI/testing/sysfs-kernel-rcu). One interface is not worth that, a hundred are.
 
 The switch is the whole machine's: who finds it on leaves it on, who turned it on turns it off, and a note on disk has
-the next agent turn it off where its predecessor was killed.
+``contiv init``, or the next agent, turn it off where an agent was killed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ class Expedition:
         self._switch = switch
         self._waiting = 0
         self._refused = False
-        if self._note.exists():
-            self._turn_off()
+        settle(run_dir, switch=switch)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -47,8 +46,8 @@ class Expedition:
             yield
         finally:
             self._waiting -= 1
-            if not self._waiting and self._note.exists():
-                self._turn_off()
+            if not self._waiting:
+                settle(self._note.parent, switch=self._switch)
 
     def _turn_on(self) -> None:
         try:
@@ -62,9 +61,14 @@ class Expedition:
             self._note.unlink(missing_ok=True)
             log.info("interfaces take the kernel's ordinary time", switch=str(self._switch), error=str(error))
 
-    def _turn_off(self) -> None:
-        try:
-            self._switch.write_text("0")
-            self._note.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("RCU stays expedited", switch=str(self._switch), error=str(error), remedy="write 0 to it")
+
+def settle(run_dir: Path, *, switch: Path = SWITCH) -> None:
+    """Turn the switch off if an agent with that run directory has it on."""
+    note = run_dir / NOTE
+    if not note.exists():
+        return
+    try:
+        switch.write_text("0")
+        note.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("RCU stays expedited", switch=str(switch), error=str(error), remedy="write 0 to it")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contiv.linux.rcu import Expedition
+from contiv.linux.rcu import Expedition, settle
 
 
 @pytest.fixture
@@ -56,6 +56,17 @@ def test_the_next_process_turns_off_what_a_killed_one_left_on(switch: Path, tmp_
     switch.write_text("1\n")
     Expedition(tmp_path / "run", switch=switch)
     assert state(switch) == 1
+
+
+def test_whoever_started_the_killed_one_turns_it_off_and_nobody_elses(switch: Path, tmp_path: Path) -> None:
+    killed = ExitStack()
+    former = Expedition(tmp_path / "run", switch=switch)
+    killed.enter_context(former.waiting())
+    killed.enter_context(former.waiting())
+    settle(tmp_path / "another", switch=switch)
+    assert state(switch) == 1
+    settle(tmp_path / "run", switch=switch)
+    assert state(switch) == 0
 
 
 def test_a_kernel_without_the_switch_is_no_error(tmp_path: Path) -> None:
