@@ -35,6 +35,7 @@ import contiv.vpp
 from contiv.demo.cluster import DemoCluster
 from contiv.demo.node import Node
 from contiv.errors import VppError
+from contiv.linux import rcu
 
 ENDPOINTS: Final = 2
 TRACED_MAX: Final = 1 << 18
@@ -261,7 +262,9 @@ async def measure(options: argparse.Namespace) -> None:
         os.kill(stopped, signal.SIGSTOP)
         await agent.kill_vpp()
         with tempfile.TemporaryDirectory() as folder:
-            making, others, count = await replay(agent, recorder, anew.recorded, Path(folder))
+            expedition = rcu.Expedition(Path(folder))
+            with expedition.waiting(), expedition.waiting():  # as the agent does
+                making, others, count = await replay(agent, recorder, anew.recorded, Path(folder))
         os.kill(stopped, signal.SIGCONT)
         print(
             f"the same {count} messages pre-encoded: {others:.3f} s, and {making:.3f} s for what makes interfaces\n"
