@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -64,7 +65,8 @@ spec:
 """A namespace with a policy, which selects none of the test's pods; but only their objects tell."""
 
 
-async def test_pods_come_and_go_while_etcd_is_away(build: Build) -> None:
+@pytest.mark.parametrize("away_s", [0, pytest.param(120, marks=[pytest.mark.slow, pytest.mark.timeout(400)])])
+async def test_pods_come_and_go_while_etcd_is_away(build: Build, away_s: int) -> None:
     """Without etcd nobody can say which labels a new pod has: where its namespace has no policy it talks at once, where
     it has one the pod is isolated until it is known."""
     async with build(2) as world:
@@ -85,6 +87,12 @@ async def test_pods_come_and_go_while_etcd_is_away(build: Build) -> None:
         assert "not written yet" in status["problems"]["etcd"]
         assert "open, its object not known and no policy in its namespace: default/comes-1" in told(status)
         assert "isolated, its object not known yet: guarded/shut" in told(status)
+
+        end = time.monotonic() + away_s
+        while time.monotonic() < end:
+            flits = await world.create_pod("flits", node=2)
+            await world.first_reply(flits, stays[0])
+            await world.kubectl("delete", "pod", "flits", "--wait=true")
 
         await restart_agent(world, 1)  # it knows its ID and its pods from the mirror
         await world.assert_mesh([*stays, *comes])
