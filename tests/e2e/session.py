@@ -1,7 +1,9 @@
-"""One TCP connection that says a number every few milliseconds and hears it back: how long was it ever silent?
+"""Is a host reachable? One connection that lives on and speaks, or a new one every few milliseconds.
 
-As a program: ``session.py serve ADDRESS PORT`` or ``session.py talk ADDRESS PORT``; the latter prints a line for each
-answer, with the time. ``Session`` runs both in their namespaces.
+``Session`` is one TCP connection that says a number and hears it back: how long was it ever silent? Its sender waits
+ever longer before it tries again, so the moment at which a host is back is ``Reachable``'s to see, by new connections
+that are each given up soon. Both run this file as a program in their namespaces: ``session.py VERB ADDRESS PORT``; the
+client prints the time of each answer.
 """
 
 from __future__ import annotations
@@ -9,12 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import select
 import socket
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar, Self
 
 EVERY_S = 0.02
+CALL_EVERY_S = 0.05
+PATIENCE_S = 0.5
+"""Less than the second after which a SYN is sent again (RFC 6298): late is as good as never."""
 START_S = 15.0
 
 
@@ -40,10 +47,44 @@ def talk(address: str, port: int) -> None:
         time.sleep(EVERY_S)
 
 
-class Session:
-    """Between two namespaces; an async context manager."""
+def accept(address: str, port: int) -> None:
+    listener = socket.create_server((address, port), backlog=1024)
+    print("listening", flush=True)
+    while True:
+        listener.accept()[0].close()
 
-    def __init__(self, client: str, server: str, address: str, *, port: int = 7100) -> None:
+
+def call(address: str, port: int) -> None:
+    waiting: dict[socket.socket, float] = {}
+    while True:
+        begun = time.monotonic()
+        calling = socket.socket()
+        calling.setblocking(False)
+        with contextlib.suppress(BlockingIOError, OSError):
+            calling.connect((address, port))
+        waiting[calling] = begun + PATIENCE_S
+        while (left_s := begun + CALL_EVERY_S - time.monotonic()) > 0:
+            _, connected, _ = select.select([], list(waiting), [], left_s)
+            for each in connected:
+                if each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                    print(f"{time.monotonic():.4f}", flush=True)
+                give_up(waiting, each)
+        for each in [each for each, deadline in waiting.items() if deadline < time.monotonic()]:
+            give_up(waiting, each)
+
+
+def give_up(waiting: dict[socket.socket, float], calling: socket.socket) -> None:
+    del waiting[calling]
+    calling.close()
+
+
+class _Ends:
+    """A server and a client, each in its namespace; an async context manager."""
+
+    VERBS: ClassVar[tuple[str, str]]
+    """What this program is told to do as the server and as the client."""
+
+    def __init__(self, client: str, server: str, address: str, *, port: int) -> None:
         self._client = client
         self._server = server
         self._target = (address, str(port))
@@ -52,13 +93,14 @@ class Session:
         self._heard = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Session:
-        server = await self._run(self._server, "serve")
+    async def __aenter__(self) -> Self:
+        serve_, speak = self.VERBS
+        server = await self._run(self._server, serve_)
         assert server.stdout is not None
         async with asyncio.timeout(START_S):
             assert await server.stdout.readline() == b"listening\n"
-        self._reader = asyncio.create_task(self._read(await self._run(self._client, "talk")))
-        await self.goes_on(timeout_s=START_S)
+        self._reader = asyncio.create_task(self._read(await self._run(self._client, speak)))
+        await self.started()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -68,6 +110,38 @@ class Session:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
             await child.wait()
+
+    async def started(self) -> None:
+        """Wait for the first answer."""
+        raise NotImplementedError
+
+    async def _read(self, speaker: asyncio.subprocess.Process) -> None:
+        assert speaker.stdout is not None
+        while line := await speaker.stdout.readline():
+            self._times.append(float(line))
+            self._heard.set()
+
+    async def _run(self, namespace: str, verb: str) -> asyncio.subprocess.Process:
+        from contiv.linux import netns
+
+        argv = [sys.executable, str(Path(__file__)), verb, *self._target]
+        child = await asyncio.create_subprocess_exec(
+            *netns.command_in(namespace, argv, die_with_parent=True), stdout=asyncio.subprocess.PIPE
+        )
+        self._children.append(child)
+        return child
+
+
+class Session(_Ends):
+    """One connection between two namespaces."""
+
+    VERBS = ("serve", "talk")
+
+    def __init__(self, client: str, server: str, address: str, *, port: int = 7100) -> None:
+        super().__init__(client, server, address, port=port)
+
+    async def started(self) -> None:
+        await self.goes_on(timeout_s=START_S)
 
     async def goes_on(self, *, timeout_s: float) -> None:
         """Wait for answers that come after this moment; AssertionError when the connection broke or none came."""
@@ -84,22 +158,31 @@ class Session:
         times = [each for each in self._times if each >= since - 2 * EVERY_S]
         return max((after - before for before, after in itertools.pairwise(times)), default=float("inf"))
 
-    async def _read(self, talker: asyncio.subprocess.Process) -> None:
-        assert talker.stdout is not None
-        while line := await talker.stdout.readline():
-            self._times.append(float(line))
-            self._heard.set()
 
-    async def _run(self, namespace: str, verb: str) -> asyncio.subprocess.Process:
-        from contiv.linux import netns
+class Reachable(_Ends):
+    """Whether the namespace ``client`` reaches ``address`` in the namespace ``server`` by new connections."""
 
-        argv = [sys.executable, str(Path(__file__)), verb, *self._target]
-        child = await asyncio.create_subprocess_exec(
-            *netns.command_in(namespace, argv, die_with_parent=True), stdout=asyncio.subprocess.PIPE
-        )
-        self._children.append(child)
-        return child
+    VERBS = ("accept", "call")
+
+    def __init__(self, client: str, server: str, address: str, *, port: int = 7300) -> None:
+        super().__init__(client, server, address, port=port)
+
+    async def started(self) -> None:
+        await self.again(timeout_s=START_S)
+
+    async def again(self, *, timeout_s: float) -> None:
+        """Wait until a connection succeeds after this moment."""
+        asked = time.monotonic()
+        async with asyncio.timeout(timeout_s):
+            while not self._times or self._times[-1] < asked:
+                await asyncio.sleep(CALL_EVERY_S)
+
+    def longest_silence_s(self, *, since: float) -> float:
+        """The longest time without a connection from the moment ``since`` (``time.monotonic``) until now."""
+        times = [since, *(each for each in self._times if each >= since), time.monotonic()]
+        return max(after - before for before, after in itertools.pairwise(times))
 
 
 if __name__ == "__main__":
-    {"serve": serve, "talk": talk}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    verbs = {"serve": serve, "talk": talk, "accept": accept, "call": call}
+    verbs[sys.argv[1]](sys.argv[2], int(sys.argv[3]))

@@ -15,8 +15,7 @@ from contiv.linux import netns
 from contiv.stn.client import StnClient
 from contiv.stn.errors import StnError
 from contiv.stn.model import NicInfo
-from tests.e2e.reachable import Reachable
-from tests.e2e.session import Session
+from tests.e2e.session import Reachable, Session
 from tests.e2e.world import WAIT_S, World, eventually
 
 GRACE_S = 8.0
