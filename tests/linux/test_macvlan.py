@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -23,13 +24,19 @@ def _link(name: str) -> links.Link | None:
         return links.find(conversation, name)
 
 
+@pytest.fixture
+async def far(workers: Workers, near: str) -> AsyncIterator[str]:
+    """The far end of a pair."""
+    pairs, pair = VethDescriptor(workers), Veth(near, f"{near}p", peer_mac=MAC)
+    index = await pairs.create(veth_key(near), pair)
+    yield pair.peer
+    await pairs.delete(veth_key(near), pair, index)
+
+
 async def test_the_pod_gets_a_link_with_the_mac_of_the_far_end_and_loses_it_again(
-    new_netns: list[str], workers: Workers, near: str
+    new_netns: list[str], workers: Workers, far: str
 ) -> None:
-    pairs, descriptor = VethDescriptor(workers), MacvlanDescriptor(workers)
-    far = f"{near}p"
-    pair = Veth(near, far, peer_mac=MAC)
-    pair_index = await pairs.create(veth_key(near), pair)
+    descriptor = MacvlanDescriptor(workers)
     key, value = macvlan_key(far), Macvlan(parent=far, name="eth0", netns=new_netns[0], mtu=1450)
     index = await descriptor.create(key, value)
     link = await workers.inside(new_netns[0], lambda: _link("eth0"))
@@ -42,16 +49,12 @@ async def test_the_pod_gets_a_link_with_the_mac_of_the_far_end_and_loses_it_agai
     assert await workers.inside(new_netns[0], lambda: _link("eth0")) is None
     await descriptor.delete(key, value, index)
     assert list(await descriptor.retrieve({key: value})) == []
-    await pairs.delete(veth_key(near), pair, pair_index)
 
 
 async def test_a_link_whose_maker_died_before_it_could_mark_it_is_made_anew_and_a_strangers_is_not(
-    new_netns: list[str], workers: Workers, near: str
+    new_netns: list[str], workers: Workers, far: str
 ) -> None:
-    pairs, descriptor = VethDescriptor(workers), MacvlanDescriptor(workers)
-    far = f"{near}p"
-    pair = Veth(near, far, peer_mac=MAC)
-    pair_index = await pairs.create(veth_key(near), pair)
+    descriptor = MacvlanDescriptor(workers)
     key, value = macvlan_key(far), Macvlan(parent=far, name="eth0", netns=new_netns[0], mtu=1450)
     index = await descriptor.create(key, value)
     unmarked = [links.set_alias(index, "", name="eth0")]  # as it was born
@@ -63,7 +66,6 @@ async def test_a_link_whose_maker_died_before_it_could_mark_it_is_made_anew_and_
     await workers.inside(new_netns[0], lambda: _run([links.create_bridge("eth0", mtu=1450)]))
     with pytest.raises(KernelRefusal, match="there already"):
         await descriptor.create(key, value)
-    await pairs.delete(veth_key(near), pair, pair_index)
 
 
 def _run(requests: list[Request]) -> None:
@@ -72,12 +74,9 @@ def _run(requests: list[Request]) -> None:
 
 
 async def test_a_pod_that_is_gone_took_its_link_along_and_left_the_pair(
-    new_netns: list[str], workers: Workers, near: str
+    new_netns: list[str], workers: Workers, far: str
 ) -> None:
-    pairs, descriptor = VethDescriptor(workers), MacvlanDescriptor(workers)
-    far = f"{near}p"
-    pair = Veth(near, far, peer_mac=MAC)
-    pair_index = await pairs.create(veth_key(near), pair)
+    descriptor = MacvlanDescriptor(workers)
     key, value = macvlan_key(far), Macvlan(parent=far, name="eth0", netns=new_netns[0], mtu=1450)
     index = await descriptor.create(key, value)
     netns.delete(Path(new_netns[0]).name)
@@ -86,4 +85,3 @@ async def test_a_pod_that_is_gone_took_its_link_along_and_left_the_pair(
     assert await workers.inside(OWN, lambda: _link(far)) is not None
     with pytest.raises(NamespaceMissing):
         await descriptor.create(key, value)
-    await pairs.delete(veth_key(near), pair, pair_index)
