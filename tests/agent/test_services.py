@@ -14,9 +14,10 @@ import msgspec
 import pytest
 
 from contiv import metrics
-from contiv.agent.services import Services, node_view
+from contiv.agent.services import SESSIONS_MAX, Services, node_view, sessions
 from contiv.config import parse
 from contiv.controller.cluster import ClusterResync, ClusterState
+from contiv.errors import VppError
 from contiv.model import keys, kube
 from contiv.model.ip import Network
 from contiv.model.node import NodeClaim, NodeStatus
@@ -115,12 +116,16 @@ def test_nobody_takes_what_a_leased_address_is_renewed_by() -> None:
 
 
 class Sessions:
-    """A VPP with one session; counts nothing, forwards nothing."""
+    """A VPP with one session of one backend, or one that says that it has more."""
+
+    def __init__(self, count: int = 1) -> None:
+        self._count = count
 
     async def dump(self, name: str, **_: object) -> list[Any]:
         """Users, and the session of the one there is."""
         if name == "nat44_user":
-            return [SimpleNamespace(ip_address="10.1.1.5", vrf_id=0)]
+            return [SimpleNamespace(ip_address="10.1.1.5", vrf_id=0, nsessions=0, nstaticsessions=self._count)]
+        assert self._count <= SESSIONS_MAX, "VPP would stand still"
         assert name == "nat44_user_session_v3"
         entry = {
             "outside_ip_address": "10.96.0.10", "outside_port": 80, "inside_ip_address": "10.1.1.5",
@@ -161,6 +166,11 @@ async def test_netctl_shows_frontends_sessions_and_faults(tmp_path: Path) -> Non
         assert session["frontend"] == "10.96.0.10:80"
         assert session["backend"] == "10.1.1.5:8080"
         assert session["seenAs"] == "10.1.1.254:5000"
+
+
+async def test_too_many_sessions_are_refused_and_not_asked_for() -> None:
+    with pytest.raises(VppError, match=f"keeps {SESSIONS_MAX + 1} sessions.*filter i2o saddr"):
+        await sessions(Sessions(SESSIONS_MAX + 1))  # type: ignore[arg-type]
 
 
 async def publish(endpoint_: str, rest: str) -> None:

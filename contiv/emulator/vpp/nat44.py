@@ -340,14 +340,11 @@ class Nat44:
     def _sessions_of(self, mapping: Mapping, table_id: int, *, whole: bool) -> Iterable[Session]:
         """The sessions that go with a mapping of one local: all of its address, but only the first of its port
         (nat_ed_static_mapping_del_sessions)."""
-        address, port, protocol = mapping.external
-        for session in self.sessions.pool:
-            inside, outside = session.inside, session.outside
-            if inside.fib.table_id != table_id or inside.address != mapping.local_address:
+        for session in self.sessions.of_inside(mapping.local_address, None if whole else mapping.local_port):
+            outside = session.outside
+            if session.inside.fib.table_id != table_id:
                 continue
-            if not whole and (outside.address, outside.port, inside.port, session.protocol) != (
-                address, port, mapping.local_port, protocol,
-            ):  # fmt: skip
+            if not whole and (outside.address, outside.port, session.protocol) != mapping.external:
                 continue
             if session.flags & SessionFlag.BALANCED or not session.flags & SessionFlag.STATIC:
                 continue
@@ -436,10 +433,10 @@ class Nat44:
 
     def _end_balanced(self, local: Backend) -> None:
         self.sessions.delete_all(
-            session for session in self.sessions.pool
+            session
+            for session in self.sessions.of_inside(local.address, local.port)
             if session.flags & SessionFlag.BALANCED
-            and (session.inside.address, session.inside.port) == (local.address, local.port)
-        )  # fmt: skip
+        )
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 

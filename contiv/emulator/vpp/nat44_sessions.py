@@ -98,11 +98,11 @@ class Session:
         "lru_moved_s", "outside", "outwards", "packets", "protocol", "state", "tcp_flags",
     )  # fmt: skip
 
-    def __init__(self, protocol: int, now: float) -> None:
+    def __init__(self, protocol: int, inside: Endpoint, now: float) -> None:
         self.protocol = protocol
         self.index = -1
         self.flags = SessionFlag.NONE
-        self.inside: Endpoint
+        self.inside: Final = inside
         self.outside: Endpoint
         self.external: tuple[int, int] = (0, 0)
         self.external_nat: tuple[int, int] = (0, 0)
@@ -119,7 +119,7 @@ class Session:
 
 
 class SessionTable:
-    """Every session of a machine, found by either flow."""
+    """Every session of a machine, found by either flow and by its inside address and port."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -131,11 +131,14 @@ class SessionTable:
         """Most sessions while a packet of this table makes one; others follow table 0."""
         self.on_delete: Callable[[Session], None] = lambda session: None
         self._lru: tuple[OrderedDict[Session, None], ...] = tuple(OrderedDict() for _ in Lru)
+        self._inside: dict[int, dict[int, dict[Session, None]]] = {}
+        """By address and port."""
 
     def clear(self, *, sessions_max: int) -> None:
         """Start anew with room for ``sessions_max``."""
         self.flows.clear()
         self.pool.clear()
+        self._inside.clear()
         self.limits = {0: sessions_max}
         self.sessions_max = sessions_max
         for members in self._lru:
@@ -166,11 +169,18 @@ class SessionTable:
             return timeouts.tcp_established if established else timeouts.tcp_transitory
         return timeouts.icmp if protocol in {IPPROTO_ICMP, IPPROTO_ICMP6} else timeouts.udp
 
-    def make(self, protocol: int, now: float) -> Session:
+    def of_inside(self, address: int, port: int | None = None) -> list[Session]:
+        """The sessions of an inside address, or of one of its ports, in the pool's order."""
+        ports = self._inside.get(address, {})
+        members = ports.get(port, {}) if port is not None else [session for each in ports.values() for session in each]
+        return sorted(members, key=lambda session: session.index)
+
+    def make(self, protocol: int, inside: Endpoint, now: float) -> Session:
         """A session without flows. The oldest one that is past its time goes for it."""
         self.free_one(now)
-        session = Session(protocol, now)
+        session = Session(protocol, inside, now)
         session.index = self.pool.put(session)
+        self._inside.setdefault(inside.address, {}).setdefault(inside.port, {})[session] = None
         self._lru[session.lru][session] = None
         return session
 
@@ -205,7 +215,18 @@ class SessionTable:
                 self.flows.pop(flow.match, None)
         self._lru[session.lru].pop(session, None)
         self.pool.remove(session.index)
+        self._leave(session)
         self.on_delete(session)
+
+    def _leave(self, session: Session) -> None:
+        address, port = session.inside.address, session.inside.port
+        ports = self._inside[address]
+        members = ports[port]
+        del members[session]
+        if not members:
+            del ports[port]
+            if not ports:
+                del self._inside[address]
 
     def delete_all(self, sessions: Iterable[Session]) -> None:
         """End several."""

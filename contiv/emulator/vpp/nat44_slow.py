@@ -140,13 +140,12 @@ class SlowPath:
             return LEFT_ALONE
         if seen.protocol == IPPROTO_TCP and seen.kind & (SYN | ACK) != SYN:
             return NOT_SYN
-        session = sessions.make(seen.protocol, now)
+        session = sessions.make(seen.protocol, Endpoint(seen.source, seen.source_port, rx_fib), now)
         tx_fib = self._outside_fib(seen.destination)
         hairpin = self._hairpin(seen.destination, seen.destination_port, seen.protocol)
         if hairpin is not None:
             session.flags |= SessionFlag.HAIRPIN
         target = hairpin or (seen.destination, seen.destination_port)
-        session.inside = Endpoint(seen.source, seen.source_port, rx_fib)
         session.external = (seen.destination, seen.destination_port)
         if mapping is not None:
             port = seen.source_port if mapping.address_only else mapping.external[1]
@@ -252,14 +251,13 @@ class SlowPath:
         source = mapping.external[0] if mapping is not None else self._free_source(seen, tx_fib)
         if source is None:
             return DROPPED
-        session = sessions.make(seen.protocol, now)
+        session = sessions.make(seen.protocol, Endpoint(seen.source, seen.protocol << 8, rx_fib), now)
         session.protocol = 0  # VPP leaves it out, so such sessions live as long as UDP's
         target = self._hairpin(seen.destination, 0, seen.protocol)
         if target is not None:
             session.flags |= SessionFlag.HAIRPIN
         destination = seen.destination if target is None else target[0]
         session.external = (seen.destination, 0)
-        session.inside = Endpoint(seen.source, seen.protocol << 8, rx_fib)
         session.outside = Endpoint(source, seen.protocol << 8, tx_fib)
         if mapping is not None:
             session.flags |= SessionFlag.STATIC
@@ -339,10 +337,11 @@ class SlowPath:
                 return
             if sessions.is_full(fib.table_id):
                 return
-            session = sessions.make(seen.protocol, now)
+            end = Endpoint(seen.destination, match[1] >> 16, fib)
+            session = sessions.make(seen.protocol, end, now)
             session.flags |= SessionFlag.BYPASS
             session.external = (seen.source, match[1] & 0xFFFF)
-            session.outside = session.inside = Endpoint(seen.destination, match[1] >> 16, fib)
+            session.outside = end
             sessions.set_outwards(session, Flow(match, fib=fib))
         if seen.protocol == IPPROTO_TCP:
             sessions.track(session, seen.kind, Way.INWARDS, now)
@@ -356,11 +355,10 @@ class SlowPath:
             return FULL
         mapping = match.mapping
         icmp = seen.protocol == IPPROTO_ICMP
-        session = sessions.make(seen.protocol, now)
+        session = sessions.make(seen.protocol, Endpoint(match.address, match.port, match.fib), now)
         session.external = (seen.source, 0 if icmp else seen.source_port)
         session.flags |= _flags(match)
         session.outside = Endpoint(seen.destination, port, rx_fib)
-        session.inside = Endpoint(match.address, match.port, match.fib)
         where = rx_fib.table_id << 8 | seen.protocol
         here = (seen.addresses, port << 16 | port if icmp else seen.ports, where)
         twice = MappingFlag.TWICE_NAT in mapping.flags
@@ -437,12 +435,11 @@ class SlowPath:
                 return LEFT_ALONE
             return FULL if full else NO_TRANSLATION
         fib = mapping.fib or rx_fib
-        session = sessions.make(seen.protocol, now)
+        session = sessions.make(seen.protocol, Endpoint(mapping.local_address, seen.protocol << 8, fib), now)
         session.protocol = 0
         session.flags |= SessionFlag.STATIC
         session.external = (seen.source, 0)
         session.outside = Endpoint(seen.destination, seen.protocol << 8, rx_fib)
-        session.inside = Endpoint(mapping.local_address, seen.protocol << 8, fib)
         sessions.set_outwards(session, Flow(NO_KEY, source=seen.destination))  # VPP sets its match up in the other one
         key = (seen.addresses, 0, rx_fib.table_id << 8 | seen.protocol)
         sessions.set_inwards(session, Flow(key, destination=mapping.local_address, fib=fib))

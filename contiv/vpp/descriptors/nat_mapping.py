@@ -49,6 +49,7 @@ from contiv.vpp.descriptors.nat import (
     TWICE_NAT,
     NatInterfaceDescriptor,
 )
+from contiv.vpp.descriptors.nat_sessions import end_sessions
 from contiv.vpp.descriptors.nat_users import Users
 from contiv.vpp.errors import VppApiError
 
@@ -172,24 +173,8 @@ class NatMappingDescriptor(Descriptor[model.NatMapping, bytes]):
         """End the sessions by which UDP sockets hold on to backends that ``left`` and were spared: such a socket would
         be sent there for as long as it sends."""
         if value.protocol == UDP:
-            await asyncio.gather(*(self._end_sessions(value, backend) for backend in left))
-
-    async def _end_sessions(self, value: model.NatMapping, backend: bytes) -> None:
-        address, port = Address(4, int.from_bytes(backend[:4], "big")), int.from_bytes(backend[4:], "big")
-        found = await self._api.dump("nat44_user_session_v3", ip_address=str(address), vrf_id=MAIN_VRF)
-        ours = (value.protocol, port, value.port, str(value.address))
-        await asyncio.gather(
-            *(
-                remove(
-                    self._api, "nat44_del_session", protocol=value.protocol, vrf_id=MAIN_VRF, flags=0,
-                    address=session.ext_host_address, port=session.ext_host_port,
-                    ext_host_address=session.outside_ip_address, ext_host_port=session.outside_port,
-                )
-                for session in found
-                if ours
-                == (session.protocol, session.inside_port, session.outside_port, str(session.outside_ip_address))
-            )
-        )  # fmt: skip
+            ends = ((Address(4, int.from_bytes(each[:4], "big")), int.from_bytes(each[4:], "big")) for each in left)
+            await asyncio.gather(*(end_sessions(self._api, value, *end) for end in ends))
 
     def _gently(self, value: model.NatMapping) -> bool:
         """Whether backends may leave without an end to their connections."""

@@ -260,8 +260,7 @@ class Nat44Handlers:
 
     def _sessions_of(self, message: Any) -> list[Session]:
         """The sessions of an inside address, in any VRF."""
-        address = int(message.ip_address)
-        return [session for session in self._nat.sessions.pool if session.inside.address == address]
+        return self._nat.sessions.of_inside(int(message.ip_address))
 
     def _is_timed_out(self, session: Session) -> bool:
         sessions = self._nat.sessions

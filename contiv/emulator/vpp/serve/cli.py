@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from contiv.emulator.vpp import adjacency as kinds
 from contiv.emulator.vpp import sources
 from contiv.emulator.vpp.serve.cli_acl import AclCli
+from contiv.emulator.vpp.serve.cli_nat import NatCli
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ class Cli:
             (("show", "errors"), self._errors),
             (("clear", "errors"), self._clear_errors),
             *AclCli(machine).commands,
+            *NatCli(machine).commands,
         )
 
     def answer(self, line: str) -> tuple[str, bool]:
