@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from contiv.vpp.lifecycle import find_vpp
-from tests.vm import guest, image
+from tests.vm import guest, halfway, image
 
 RUN_TIMEOUT_S: Final = 3600.0
 """From power-on to power-off, on however busy a machine."""
@@ -30,8 +30,12 @@ LINE_TIMEOUT_S: Final = 120.0
 RETRY_S: Final = 0.5
 SMP: Final = "2"
 MEMORY_MB: Final = "3072"
+_BACK: Final = r"left with \S+ \S+; answers after [1-5]?\d\.\d s, as it was"
+"""Within the grace time of 60 s."""
 EXPECTED: Final = {
     "driver-before": r"\S+ virtio-pci",
+    **{f"killed-taking-{write}": _BACK for write in halfway.WRITES},
+    **{f"killed-giving-back-{write}": _BACK for write in halfway.WRITES},
     "driver-stolen": r"\S+ uio_pci_generic",
     "vpp-interfaces": r".*virtio-[^=]*=contiv:uplink.*",
     "pod-to-pod": "works",
@@ -42,6 +46,8 @@ EXPECTED: Final = {
     "vhost-threads": r"[3-9]",  # the host's interconnect and two pods
     "session-through-the-theft": "goes on",
     "node-port": "answers",
+    "session-through-vpps-death": "goes on",
+    "driver-after-vpps-death": r"\S+ uio_pci_generic",
     "release-exit-code": "0",
     "driver-after": r"\S+ virtio-pci",
     "addresses-equal": "True",
@@ -101,6 +107,11 @@ class Outside:
         """Session and NodePort; then the machine may go on."""
         await self.check_session("session-through-the-theft")
         await self.check_node_port()
+        await self._tell(guest.CHECKED)
+
+    async def after_vpps_death(self) -> None:
+        """The session goes on by another VPP."""
+        await self.check_session("session-through-vpps-death")
         await self._tell(guest.CHECKED)
 
     async def after_the_release(self) -> None:
@@ -174,6 +185,7 @@ def reaction(name: str, outside: Outside) -> Callable[[], Coroutine[None, None, 
     return {
         "ready-to-steal": outside.open_session,
         "ready-for-the-outside": outside.after_the_theft,
+        "vpp-killed": outside.after_vpps_death,
         "kernel-to-outside": outside.after_the_release,
     }.get(name)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socketserver
 import subprocess
 import threading
@@ -17,7 +18,7 @@ import traceback
 from collections import deque
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import aiohttp
 import msgspec
@@ -34,53 +35,35 @@ from contiv.linux import links
 from contiv.linux.netlink import Conversation
 from contiv.linux.netns import Workers
 from contiv.log import configure
+from contiv.stn import vswitch
+from contiv.stn.journal import Journal
+from contiv.stn.main import RECORD
 from contiv.store.embedded import EmbeddedEtcd
+from tests.vm import halfway
+from tests.vm.machine import (
+    ADDRESS,
+    GATEWAY,
+    NIC,
+    SECOND,
+    VPP_DRIVER,
+    WAIT_S,
+    addresses_stand,
+    driver,
+    eventually,
+    fact,
+    kernel_state,
+    shell,
+)
 
 NODE: Final = "vm"
-NIC: Final = "eth0"
-ADDRESS, SECOND, GATEWAY = "10.0.2.15", "10.0.2.77", "10.0.2.2"
-"""What qemu's user network gives its guest (-netdev user), and one more."""
 ECHO_PORT: Final = 7000
 NODE_PORT: Final = 30080
 RUN: Final = Path("/run/contiv")
+STATE: Final = Path("/run/state")
+VPP_SOCKET: Final = RUN / "vpp" / "api.sock"
 OPENED, CHECKED = "opened", "checked"
 """What the host says on its session when the machine may go on."""
-WAIT_S: Final = 480.0
-"""An emulated processor is slow."""
 NO_INDEX: Final = 0xFFFFFFFF
-
-
-def fact(name: str, value: object) -> None:
-    """Tell the host."""
-    print(f"fact {name} {value}", flush=True)
-
-
-def shell(*command: str) -> str:
-    """The output of a command."""
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def kernel_state() -> dict[str, str]:
-    """What the kernel knows of addresses, routes and rules."""
-    state = {name: shell("ip", *words) for name, words in (
-        ("addresses", ("-o", "addr", "show", "dev", NIC)), ("routes", ("route", "show", "table", "all")),
-        ("rules", ("rule", "show")),
-    )}  # fmt: skip
-    # an interface's index and the lifetimes count on
-    state["addresses"] = "\n".join(
-        sorted(line.split(": ", 1)[1].split("\\")[0] for line in state["addresses"].splitlines())
-    )
-    state["routes"] = "\n".join(sorted(line for line in state["routes"].splitlines() if NIC in line))
-    return state
-
-
-def driver() -> str:
-    """Who drives the NIC on the PCI bus."""
-    for device in Path("/sys/bus/pci/devices").iterdir():
-        if (device / "class").read_text().startswith("0x0200"):
-            bound = device / "driver"
-            return f"{device.name} {bound.resolve().name if bound.exists() else 'nobody'}"
-    return "no network device"
 
 
 class Echo(socketserver.StreamRequestHandler):
@@ -131,19 +114,6 @@ def prepare() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
-async def eventually(check: Any, what: str) -> Any:
-    """The first true answer of ``check``."""
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        try:
-            if answer := await check():
-                return answer
-        except (OSError, AssertionError):
-            pass
-        await asyncio.sleep(0.2)
-    raise AssertionError(f"not within {WAIT_S:g} s: {what}")
-
-
 def config(etcd: str) -> Object:
     """The node's configuration: steal the one NIC, TAPs for pods, hugepages."""
     prefix = os.environ.get("CONTIV_VPP_PREFIX", "")
@@ -155,10 +125,10 @@ def config(etcd: str) -> Object:
             "runDir": str(RUN / "vpp"),
             "hugepages": True,
             "mainHeapSize": "256M",
-            "nicDriver": "uio_pci_generic",
+            "nicDriver": VPP_DRIVER,
         },
         "runDir": str(RUN),
-        "stateDir": "/run/state",
+        "stateDir": str(STATE),
         "restListen": f"unix:{RUN}/rest.sock",
         "stnSocketFile": str(RUN / "stn.sock"),
         "stnGraceSeconds": 60,
@@ -169,7 +139,7 @@ def config(etcd: str) -> Object:
 
 async def run() -> None:
     """The whole story."""
-    await eventually(_addresses_stand, "the kernel has looked for duplicates of its addresses")
+    await eventually(addresses_stand, "the kernel has looked for duplicates of its addresses")
     before = kernel_state()
     fact("driver-before", driver())
     async with AsyncExitStack() as stack:
@@ -190,7 +160,9 @@ async def run() -> None:
         await child("ksr", commands.ksr(kubeconfig=str(kubeconfig), etcd=etcd.unix_endpoint))
         file = Path("/run/contiv.yaml")
         file.write_text(yaml.safe_dump(config(etcd.unix_endpoint)))
-        await child("stn", [*commands.CONTIV, "stn", "--config", str(file)])
+        daemon = [*commands.CONTIV, "stn", "--config", str(file)]
+        await halfway.every_write(STATE / RECORD, daemon, before)
+        await child("stn", daemon)
         fact("ready-to-steal", "now")
         await hear(OPENED)
         started = time.monotonic()
@@ -204,10 +176,6 @@ async def run() -> None:
 
 async def _exists(path: Path) -> bool:
     return path.exists()
-
-
-async def _addresses_stand() -> bool:
-    return "tentative" not in shell("ip", "addr", "show", "dev", NIC)
 
 
 async def steal(api: Api, workers: Workers, started: float) -> None:
@@ -229,7 +197,7 @@ async def steal(api: Api, workers: Workers, started: float) -> None:
             await kubelet.ready.wait()
         fact("seconds-to-ready", round(time.monotonic() - started, 1))
         fact("driver-stolen", driver())
-        async with vpp.connect(str(RUN / "vpp" / "api.sock"), name="guest", connect_timeout_s=WAIT_S) as connection:
+        async with vpp.connect(str(VPP_SOCKET), name="guest", connect_timeout_s=WAIT_S) as connection:
             dumped = await connection.dump(
                 "sw_interface", sw_if_index=NO_INDEX, name_filter_valid=False, name_filter=""
             )
@@ -256,6 +224,7 @@ async def steal(api: Api, workers: Workers, started: float) -> None:
         fact("frontends", await frontends())
         fact("ready-for-the-outside", NODE_PORT)
         await hear(CHECKED)
+        await kill_vpp()
         for name in pods:
             await api.delete(f"/api/v1/namespaces/default/pods/{name}")
 
@@ -267,6 +236,21 @@ async def steal(api: Api, workers: Workers, started: float) -> None:
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
+
+
+async def kill_vpp() -> None:
+    """The NIC's DMA has nobody who reads it; init starts another VPP, and the session outside goes on."""
+    killed = await vswitch.behind(str(VPP_SOCKET))
+    os.kill(killed.pid, signal.SIGKILL)
+    fact("vpp-killed", killed.pid)
+    await hear(CHECKED)
+
+    async def confirmed() -> bool:
+        record = Journal(STATE / RECORD).read()
+        return record is not None and record.confirmed not in (None, killed)
+
+    await eventually(confirmed, "another VPP carries the node")
+    fact("driver-after-vpps-death", driver())
 
 
 async def frontends() -> str:
@@ -326,7 +310,7 @@ async def release(file: Path, before: dict[str, str]) -> None:
     fact("release-exit-code", code)
     fact("seconds-to-release", round(time.monotonic() - started, 1))
     fact("driver-after", driver())
-    await eventually(_addresses_stand, "the kernel has looked for duplicates once more")
+    await eventually(addresses_stand, "the kernel has looked for duplicates once more")
     after = kernel_state()
     for name, was in before.items():
         fact(f"{name}-equal", after[name] == was)
