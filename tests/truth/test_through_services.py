@@ -47,18 +47,24 @@ def out(*rules: dict[str, Any]) -> dict[str, Any]:
 
 
 DB: Mapping[str, str] = {"app": "db"}
+EXTERNAL = {"near": "203.0.113.{}", "own": "203.0.114.{}", "near-local": "203.0.115.{}", "own-local": "203.0.116.{}"}
+"""External addresses of services, by the node that the host outside sends them to."""
 EVERYTHING = "near far ext api own alt direct-out"
 
 
 def scenes(node_1: str) -> dict[str, tuple[dict[str, Any], str]]:
-    """By name: policies, and who connects to what: ``CLIENT TARGET…: yes|no``."""
+    """By name: policies, and who connects to what: ``CLIENT TARGET…: yes|no``.
+
+    A target is a service by its cluster IP, ``@N`` by node N's port, ``+N`` by the external address that leads to N.
+    """
     return {
         "without policies": (
             {},
             f"""
             x/a {EVERYTHING} near@1 near@2 far@1 ext@1: yes
             x/b {EVERYTHING}: yes
-            outside near@1 near@2 far@1: yes""",
+            outside near@1 near@2 far@1: yes
+            outside near+1 near+2 own+1 near-local@1 near-local+1 own-local+1: yes""",
         ),
         "the backend's ingress is judged": (
             {"y/in": into(DB, {"from": FROM_FRONT_OF_X})},
@@ -112,24 +118,24 @@ def scenes(node_1: str) -> dict[str, tuple[dict[str, Any], str]]:
         "an isolated pod behind a node port lets in whom it allows": (
             {"y/in": into(DB, {"from": FROM_FRONT_OF_X})},
             """
-            x/a near@1: yes
-            outside near@1 near@2: no
-            z/a x/c near@1: no
+            x/a near@1 near+1 near-local@1 near-local+1: yes
+            outside near@1 near@2 near+1 near+2 near-local@1 near-local+1: no
+            z/a x/c near@1 near+1 near-local@1 near-local+1: no
             outside far@2: yes""",
         ),
         "an isolated pod behind a node port of its own node lets in an outside block": (
             {"y/in": into(DB, {"from": block(OUTSIDE)})},
             """
-            outside near@1: yes
-            outside near@2: no
-            x/a z/a near near@1: no""",
+            outside near@1 near+1 near-local@1 near-local+1: yes
+            outside near@2 near+2: no
+            x/a z/a near near@1 near+1 near-local@1 near-local+1: no""",
         ),
         "a pod isolated both ways reaches itself through its service, nobody else does": (
             {"x/deny": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}},
             """
-            x/a own own@1: yes
-            x/b x/c y/b z/c own: no
-            outside own@1 own@2: no""",
+            x/a own own@1 own+1 own-local own-local@1 own-local+1: yes
+            x/b x/c y/b z/c own own-local: no
+            outside own@1 own@2 own+1 own+2 own-local@1 own-local+1: no""",
         ),
     }
 
@@ -169,6 +175,7 @@ async def staged(player: Player) -> Stage:
     ends = {key: player.place(key) for key in ("x/a", "x/b", "x/c", "y/a", "y/b", "z/a", "z/b", "z/c", "y/h")}
     backends = {"near": ends["y/b"][1], "far": ends["z/b"][1], "ext": OUTSIDE, "api": ends["y/h"][1]}
     backends |= {"own": ends["x/a"][1], "alt": ends["y/b"][1]}
+    backends |= {"own-local": backends["own"], "near-local": backends["near"]}
     told = [(await world.rest(number, "status"))["node"] for number in (1, 2)]
     uplinks = [each["uplink"].partition("/")[0] for each in told]
     for each, uplink in zip(told, uplinks, strict=True):
@@ -177,11 +184,15 @@ async def staged(player: Player) -> Stage:
     targets: dict[str, tuple[str, int]] = {"direct-out": (OUTSIDE, 80)}
     for name, backend in backends.items():
         port = ALTERNATE if name == "alt" else 80
-        created = await world.cluster.api.create(_service(name, port), namespace="x")
+        external = [EXTERNAL[name].format(number) for number in (1, 2)] if name in EXTERNAL else []
+        created = await world.cluster.api.create(_service(name, port, external), namespace="x")
         await world.cluster.api.create(_slice(name, backend), namespace="x")
         targets[name] = (created["spec"]["clusterIP"], port)
         for number, uplink in enumerate(uplinks, start=1):
             targets[f"{name}@{number}"] = (uplink, created["spec"]["ports"][0]["nodePort"])
+        for address, number, uplink in zip(external, (1, 2), uplinks, strict=False):
+            await e2e.route_outside(world, stranger, f"{address}/32", gateway=uplink)
+            targets[f"{name}+{number}"] = (address, port)
 
     async def served() -> bool:
         for number in (1, 2):
@@ -195,25 +206,27 @@ async def staged(player: Player) -> Stage:
     return Stage(player, clients, targets, server)
 
 
-def _service(name: str, port: int) -> Object:
+def _service(name: str, port: int, external: list[str]) -> Object:
+    policy = "Local" if name.endswith("-local") else "Cluster"
     ports = [{"name": "web", "port": port, "targetPort": 80}]
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "namespace": "x"},
-        "spec": {"type": "NodePort", "ports": ports},
+        "spec": {"type": "NodePort", "ports": ports, "externalIPs": external, "externalTrafficPolicy": policy},
     }
 
 
 def _slice(name: str, backend: str) -> Object:
     labels = {"kubernetes.io/service-name": name}
+    node = {"nodeName": "node-1"} if name.endswith("-local") else {}
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {"name": f"{name}-1", "namespace": "x", "labels": labels},
         "addressType": "IPv4",
         "ports": [{"name": "web", "port": 80, "protocol": "TCP"}],
-        "endpoints": [{"addresses": [backend], "conditions": {"ready": True}}],
+        "endpoints": [{"addresses": [backend], "conditions": {"ready": True}, **node}],
     }
 
 
