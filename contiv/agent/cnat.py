@@ -17,6 +17,7 @@ from contiv.vpp.api import builtin_schema
 from contiv.vpp.descriptors.cnat import MESSAGES
 
 SESSIONS_MAX: Final = 10_000
+"""More are not listed, by either renderer."""
 ENTRIES: Final = 2
 """VPP keeps one for each direction."""
 IS_RETURN: Final = 0x10

@@ -36,7 +36,6 @@ from contiv.service.state import ServiceState
 from contiv.vpp import Vpp
 from contiv.vpp.descriptors import Interfaces, cnat_descriptors, nat_descriptors
 
-SESSIONS_MAX: Final = 10_000
 MINUTE_S: Final = 60
 TWICE_NAT: Final = 0x01
 """``vl_api_nat_config_flags_t`` (plugins/nat/lib/nat_types.api)."""
@@ -165,10 +164,10 @@ async def sessions(vpp: Vpp) -> list[dict[str, Any]]:
     forwards nothing while it lists them."""
     users = await vpp.dump("nat44_user")
     total = sum(user.nsessions + user.nstaticsessions for user in users)
-    if total > SESSIONS_MAX:
+    if total > cnat.SESSIONS_MAX:
         raise VppError(
-            f"NAT keeps {total} sessions; more than {SESSIONS_MAX} are not listed, for VPP forwards nothing meanwhile;"
-            " ask for one backend's: vppctl show nat44 sessions filter i2o saddr ADDRESS"
+            f"NAT keeps {total} sessions; more than {cnat.SESSIONS_MAX} are not listed, for VPP forwards nothing"
+            " meanwhile; ask for one backend's: vppctl show nat44 sessions filter i2o saddr ADDRESS"
         )
     found: list[dict[str, Any]] = []
     for user in users:

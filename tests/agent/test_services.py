@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from contiv import metrics
-from contiv.agent.services import SESSIONS_MAX, Services, node_view, sessions
+from contiv.agent.cnat import SESSIONS_MAX
+from contiv.agent.services import Services, node_view, sessions
 from contiv.config import parse
 from contiv.controller.cluster import ClusterResync, ClusterState
 from contiv.errors import VppError

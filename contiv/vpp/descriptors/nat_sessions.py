@@ -14,9 +14,8 @@ from typing import Any, Final
 from contiv.model import vpp as model
 from contiv.model.ip import Address
 from contiv.vpp.descriptors.base import Api, remove
+from contiv.vpp.descriptors.nat import MAIN_VRF
 
-VRF: Final = 0
-"""Where clients are: the main table."""
 NAMES: Final = {6: "TCP", 17: "UDP", 132: "SCTP"}
 """As VPP's CLI has them."""
 _CLIENT: Final = re.compile(r"external host (?:o2i )?([\d.]+):(\d+)")
@@ -38,6 +37,6 @@ def _question(mapping: model.NatMapping, address: Address, port: int) -> str:
 def _name(mapping: model.NatMapping, client: str, client_port: str) -> dict[str, Any]:
     """A session as VPP is told of it: by what comes in from the client."""
     return {
-        "protocol": mapping.protocol, "vrf_id": VRF, "flags": 0, "address": client, "port": int(client_port),
+        "protocol": mapping.protocol, "vrf_id": MAIN_VRF, "flags": 0, "address": client, "port": int(client_port),
         "ext_host_address": str(mapping.address), "ext_host_port": mapping.port,
     }  # fmt: skip
