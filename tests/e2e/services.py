@@ -45,6 +45,15 @@ async def echo(world: World, namespace: str, address: str, port: int) -> str:
     return await world.cluster.workers.inside(namespace, lambda: _echo(address, port))
 
 
+def still_answers(kept: socket.socket) -> bool:
+    """Whether what a connected socket sends comes back; it has a timeout."""
+    try:
+        kept.sendall(b"still there?")
+        return kept.recv(64) == b"still there?"
+    except OSError:
+        return False
+
+
 async def gather(world: World, namespace: str, address: str, port: int, *, count: int) -> Counter[str]:
     """Who answered ``count`` connections, or how they failed."""
 

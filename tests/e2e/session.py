@@ -15,6 +15,7 @@ import select
 import socket
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -78,16 +79,17 @@ def give_up(waiting: dict[socket.socket, float], calling: socket.socket) -> None
     calling.close()
 
 
-class _Ends:
+class _Ends(ABC):
     """A server and a client, each in its namespace; an async context manager."""
 
     VERBS: ClassVar[tuple[str, str]]
     """What this program is told to do as the server and as the client."""
+    PORT: ClassVar[int]
 
-    def __init__(self, client: str, server: str, address: str, *, port: int) -> None:
+    def __init__(self, client: str, server: str, address: str, *, port: int = 0) -> None:
         self._client = client
         self._server = server
-        self._target = (address, str(port))
+        self._target = (address, str(port or self.PORT))
         self._children: list[asyncio.subprocess.Process] = []
         self._times: list[float] = []
         self._heard = asyncio.Event()
@@ -111,9 +113,9 @@ class _Ends:
                 child.kill()
             await child.wait()
 
+    @abstractmethod
     async def started(self) -> None:
         """Wait for the first answer."""
-        raise NotImplementedError
 
     async def _read(self, speaker: asyncio.subprocess.Process) -> None:
         assert speaker.stdout is not None
@@ -136,9 +138,7 @@ class Session(_Ends):
     """One connection between two namespaces."""
 
     VERBS = ("serve", "talk")
-
-    def __init__(self, client: str, server: str, address: str, *, port: int = 7100) -> None:
-        super().__init__(client, server, address, port=port)
+    PORT = 7100
 
     async def started(self) -> None:
         await self.goes_on(timeout_s=START_S)
@@ -163,9 +163,7 @@ class Reachable(_Ends):
     """Whether the namespace ``client`` reaches ``address`` in the namespace ``server`` by new connections."""
 
     VERBS = ("accept", "call")
-
-    def __init__(self, client: str, server: str, address: str, *, port: int = 7300) -> None:
-        super().__init__(client, server, address, port=port)
+    PORT = 7300
 
     async def started(self) -> None:
         await self.again(timeout_s=START_S)

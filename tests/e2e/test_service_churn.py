@@ -21,7 +21,7 @@ import pytest
 from contiv.demo.api import Object
 from tests.e2e import services
 from tests.e2e.conftest import Build
-from tests.e2e.services import apply, server, serves, stored
+from tests.e2e.services import apply, server, serves, still_answers, stored
 from tests.e2e.world import World, address, eventually
 
 pytestmark = pytest.mark.root
@@ -199,7 +199,7 @@ async def test_churn_disturbs_no_connection_that_has_an_endpoint(build: Build, c
         try:
             connections = await run(churn, client, vips, seconds)
             # to endpoints of other services
-            assert [connection.getpeername() for connection in held if not answers(connection)] == []
+            assert [connection.getpeername() for connection in held if not still_answers(connection)] == []
         finally:
             for connection in held:
                 connection.close()
@@ -295,12 +295,3 @@ async def assert_exact(churn: Churn) -> None:
 def connect(vip: str, source_port: int) -> socket.socket:
     """A connection that stays. One port for two services that choose the same endpoint is one connection to NAT."""
     return socket.create_connection((vip, 80), timeout=5, source_address=("", source_port))
-
-
-def answers(connection: socket.socket) -> bool:
-    """Whether it is still there."""
-    try:
-        connection.sendall(b"still there?")
-        return connection.recv(64) == b"still there?"
-    except OSError:
-        return False

@@ -279,24 +279,16 @@ async def udp_moves_on(stage: Stage) -> None:
     with kept:
         kept.settimeout(SILENCE_S)
         kept.connect(target)
-        assert await asyncio.to_thread(_ping, kept)
+        assert await asyncio.to_thread(services.still_answers, kept)
         before = await backends_of(stage, 2, kept.getsockname()[1])
         assert before == {stage.addresses["s1"]}
         await replace_endpoints(stage, "own", "t2")
 
         async def moved() -> bool:
-            answered = await asyncio.to_thread(_ping, kept)
+            answered = await asyncio.to_thread(services.still_answers, kept)
             return answered and await backends_of(stage, 2, kept.getsockname()[1]) == {stage.addresses["t2"]}
 
         await eventually(moved, "the socket is served by the new backend")
-
-
-def _ping(kept: socket.socket) -> bool:
-    try:
-        kept.send(b"ping")
-        return kept.recv(64) == b"ping"
-    except OSError:
-        return False
 
 
 async def backends_of(stage: Stage, node: int, port: int) -> set[str]:
