@@ -25,28 +25,20 @@ async def every_write(journal: Path, daemon: list[str], before: dict[str, str]) 
     """Kill at each of them, start the daemon, and tell how the NIC came back."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     for write in WRITES:
-        await _killed(journal, "take", write)
+        await _step(journal, "take", write)
         await _came_back(f"killed-taking-{write}", journal, daemon, before)
     for write in WRITES:
-        await _call(journal, "take")
-        await _killed(journal, "back", write)
+        await _step(journal, "take")
+        await _step(journal, "back", write)
         await _came_back(f"killed-giving-back-{write}", journal, daemon, before)
 
 
-async def _killed(journal: Path, verb: str, write: str) -> None:
-    code = await _run(journal, verb, write)
-    assert code == -signal.SIGKILL, f"{verb} was to die at {write}, and ended with {code}"
-
-
-async def _call(journal: Path, verb: str) -> None:
-    code = await _run(journal, verb)
-    assert code == 0, f"{verb} failed with {code}"
-
-
-async def _run(journal: Path, verb: str, *fatal: str) -> int:
+async def _step(journal: Path, verb: str, *fatal: str) -> None:
+    """One call on a ``Theft``, to its end or to the write that it dies at."""
     argv = [sys.executable, str(STEPS), str(journal), verb, *fatal, "--nic", NIC, "--driver", VPP_DRIVER]
     process = await processes.start("steps", argv, log=Path("/run/steps.log"))
-    return await process.wait()
+    code = await process.wait()
+    assert code == (-signal.SIGKILL if fatal else 0), f"{verb} {fatal} ended with {code}"
 
 
 async def _came_back(name: str, journal: Path, daemon: list[str], before: dict[str, str]) -> None:
