@@ -26,7 +26,6 @@ from tests.e2e.test_services_truth import (
     SILENCE_S,
     Stage,
     _ask_held,
-    _ping,
     bare,
     health_checks,
     play,
@@ -76,7 +75,7 @@ async def a_socket_moves_on(stage: Stage) -> None:
         kept.connect(target)
 
         async def served_by(name: str) -> bool:
-            asked = await stage.world.cluster.workers.inside(client, lambda: _ping(kept))
+            asked = await stage.world.cluster.workers.inside(client, lambda: services.still_answers(kept))
             sessions = (await stage.world.rest(2, "services?sessions=1"))["sessions"]
             mine = f"{stage.addresses['client2']}:{kept.getsockname()[1]}"
             backends = {each["backend"] for each in sessions if each["client"] == mine}
