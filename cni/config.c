@@ -110,7 +110,8 @@ static int wrong(struct failure *failure, const char *key, struct span value, co
                 value.at);
 }
 
-/* An optional path; `out` keeps its default where the key is absent. */
+/* An optional path; `out` keeps its default where the key is absent, and is empty where the value is refused: nobody
+ * may write to a path that was. */
 static int read_path(struct span document, const char *key, char *out, size_t room, struct failure *failure)
 {
     struct span value;
@@ -119,6 +120,7 @@ static int read_path(struct span document, const char *key, char *out, size_t ro
         return -1;
     if (found && (!json_string(value, out, room) || out[0] != '/')) {
         char remedy[96];
+        out[0] = '\0';
         (void)snprintf(remedy, sizeof remedy, "an absolute path of at most %zu bytes is expected", room - 1);
         return wrong(failure, key, value, remedy);
     }
@@ -148,8 +150,7 @@ void read_log_keys(struct span document, struct config *config)
 {
     struct failure ignored;
     config->log_level = LOG_INFO;
-    if (read_path(document, "logFile", config->log_file, sizeof config->log_file, &ignored) < 0)
-        config->log_file[0] = '\0';
+    (void)read_path(document, "logFile", config->log_file, sizeof config->log_file, &ignored);
     (void)read_log_level(document, &config->log_level, &ignored);
 }
 

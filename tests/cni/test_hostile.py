@@ -177,6 +177,7 @@ async def test_wrong_keys_are_named(runtime: Any, keys: dict[str, Any]) -> None:
     error = (await runtime.call("ADD", runtime.config(**keys))).error
     assert error["code"] == model.INVALID_CONFIG
     assert next(iter(keys)) in error["msg"]
+    assert not Path("relative").exists(), "nothing is logged to a path that is refused"
 
 
 @pytest.mark.parametrize(
