@@ -119,7 +119,7 @@ async def test_their_rights_are_enough_for_a_real_api_server(real: Real, server:
         while not complete <= (await etcd.get_prefix(keys.ROOT)).values.keys():
             await asyncio.sleep(0.05)
         real.kubectl("create", "-f", "-", stdin=json.dumps(NODE_CONFIG))
-        while "Success" not in real.kubectl("get", "nodeconfig", "a", "-o", "jsonpath={.status.state}"):
+        while "Accepted" not in real.kubectl("get", "nodeconfig", "a", "-o", "jsonpath={.status.state}"):
             await asyncio.sleep(0.2)
 
 
